@@ -1,0 +1,71 @@
+"""Every tiny pipeline is saved, loaded by diffusers like a real one, and draws something its prompt matters to."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from tests.tiny import TINY, call_kwargs, tiny_path
+
+VIDEO_SHAPES = {"wan_ti2v": (1, 5, 96, 160, 3)}
+SHAPES = {name: (1, 9, 48, 80, 3) if name.startswith("wan") else (1, 48, 80, 3) for name in TINY} | VIDEO_SHAPES
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("tiny")
+
+
+def load(path):
+    pipe = DiffusionPipeline.from_pretrained(path, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, **call):
+    return np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0), output_type="np")[0])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_pipeline_draws_what_its_prompt_and_nothing_else_says(name, root):
+    pipe = load(tiny_path(name, root))
+    call = call_kwargs(name)
+
+    picture = draw(pipe, **call)
+
+    assert picture.shape == SHAPES[name]
+    assert np.isfinite(picture).all()
+    assert picture.std() > 0.05, "one flat colour would hide every error"
+    assert ((picture == 0) | (picture == 1)).mean() < 0.25, "a clipped pixel hides an error"
+    assert np.array_equal(picture, draw(pipe, **call))
+    assert not np.allclose(picture, draw(pipe, **{**call, "prompt": "a yellow triangle"}), atol=0.02)
+    if "negative_prompt" in call:
+        assert not np.allclose(picture, draw(pipe, **{**call, "negative_prompt": "a dog"}), atol=0.02)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_pipeline_is_small_and_its_transformers_have_eight_heads(name, root):
+    path = tiny_path(name, root)
+    pipe = load(path)
+    transformers = [module for part, module in pipe.components.items() if part.startswith("transformer") and module]
+
+    assert sum(file.stat().st_size for file in path.rglob("*")) < 10e6
+    assert [transformer.config.num_attention_heads for transformer in transformers] == [8] * len(transformers)
+    assert len(transformers) == (2 if name == "wan_two" else 1)
+
+
+def test_both_wan_22_transformers_take_part(root):
+    pipe = load(tiny_path("wan_two", root))
+    order = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: order.append("noisy"))
+    pipe.transformer_2.register_forward_pre_hook(lambda *_: order.append("clear"))
+
+    draw(pipe, **call_kwargs("wan_two"))
+
+    assert order == ["noisy", "noisy", "clear", "clear"]
+
+
+def test_a_tiny_pipeline_is_the_same_every_time(root, tmp_path):
+    first, second = (tiny_path("flux", place) / "transformer" for place in (root, tmp_path))
+    weights = "diffusion_pytorch_model.safetensors"
+    assert (first / weights).read_bytes() == (second / weights).read_bytes()

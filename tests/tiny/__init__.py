@@ -1,0 +1,47 @@
+"""Tiny random pipelines of diffusers' own classes, saved and loaded like the real ones, with nothing downloaded.
+
+`tiny_path(name, root)` writes one once and says where it is; `call_kwargs(name)` is a call it answers in about a
+second on a CPU. `python -m tests.tiny OUTDIR [NAME ...]` writes them for `ditmesh generate EXAMPLE --model-path`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import flux, flux2, qwen_image, wan
+
+__all__ = ["TINY", "Tiny", "call_kwargs", "tiny_path"]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline to be written, and the arguments of a short call to it."""
+
+    build: Callable[[Path], Path]
+    call: dict[str, Any]
+
+
+TINY = {
+    "flux": Tiny(flux.build, flux.CALL),
+    "flux2": Tiny(flux2.build, flux2.CALL),
+    "qwen_image": Tiny(qwen_image.build, qwen_image.CALL),
+    "wan": Tiny(wan.build_t2v, wan.CALL),
+    "wan_two": Tiny(wan.build_two, wan.CALL_TWO),
+    "wan_i2v": Tiny(wan.build_i2v, wan.CALL_IMAGE),
+    "wan_ti2v": Tiny(wan.build_ti2v, wan.CALL_TI2V),
+}
+
+
+def tiny_path(name: str, root: Path) -> Path:
+    """Where the pipeline `name` lies under `root`; it is written there the first time."""
+    path = root / name
+    return path if (path / "model_index.json").exists() else TINY[name].build(path)
+
+
+def call_kwargs(name: str) -> dict[str, Any]:
+    """Arguments for `pipe(**call_kwargs(name))`: small, quick, with two guidance branches where the pipeline has them.
+
+    No generator is among them: who calls chooses the noise.
+    """
+    return dict(TINY[name].call)

@@ -1,0 +1,110 @@
+"""What the tiny pipelines share: seeded weights, and tokenizers made on the spot."""
+
+import math
+import string
+
+import torch
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+# The prompt template of diffusers' Qwen-Image pipeline: the pipeline drops its first 34 tokens, so our tokenizer has
+# to spell it in as many tokens as the real one does, a token a word.
+QWEN_TEMPLATE = (
+    "system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of "
+    "the objects and background:\nuser\nassistant\n"
+)
+WORDS = "a photo of red green blue yellow circle square triangle cat dog sign on the left right background and"
+CORPUS = [WORDS, QWEN_TEMPLATE, SYSTEM_MESSAGE]
+
+
+def randomize(module: nn.Module, seed: int) -> nn.Module:
+    """Fill every parameter so that signals keep their size through any depth, and nothing is zero or one by accident.
+
+    diffusers' initial weights leave modulations, biases and norm scales at zero or one, where a wrong shard is
+    invisible.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            last = name.rsplit(".", 1)[-1]
+            if last == "gamma" or (parameter.ndim == 1 and last == "weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.1 * noise)
+            else:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    return module.eval()
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    tokenizer = CLIPTokenizer().train_new_from_iterator(CORPUS, vocab_size=1000, show_progress=False)
+    tokenizer.model_max_length = 77
+    return tokenizer
+
+
+def clip_text_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        # CLIP pools at the first token with this id; 2 would choose the old rule, the largest id.
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return randomize(CLIPTextModel(config), seed)
+
+
+def t5_tokenizer(max_length: int) -> T5Tokenizer:
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocab += [(character, -10.0) for character in string.printable.strip()]
+    vocab += [(f"▁{word}", -3.0) for word in WORDS.split()]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=max_length)
+
+
+def t5_encoder(tokenizer: T5Tokenizer, seed: int) -> T5EncoderModel:
+    """One table of relative position biases for all layers, gated GELU: the T5 1.1 of FLUX.1."""
+    return randomize(T5EncoderModel(T5Config(**_t5_sizes(tokenizer))), seed)
+
+
+def umt5_encoder(tokenizer: T5Tokenizer, seed: int) -> UMT5EncoderModel:
+    """A table of relative position biases in every layer: the UMT5 of Wan."""
+    return randomize(UMT5EncoderModel(UMT5Config(**_t5_sizes(tokenizer))), seed)
+
+
+def _t5_sizes(tokenizer: T5Tokenizer) -> dict:
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_ff": 64,
+        "d_kv": 8,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": False,
+        "use_cache": False,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def byte_bpe_tokenizer(special_tokens: list[str]) -> Qwen2Tokenizer:
+    """A byte-level BPE, the kind Qwen and Mistral use, that knows the words of the prompt templates."""
+    return Qwen2Tokenizer().train_new_from_iterator(
+        CORPUS, vocab_size=2000, new_special_tokens=special_tokens, show_progress=False
+    )
