@@ -1,0 +1,127 @@
+"""The few collectives we use, on tensors whose shard sizes every rank already knows; counts calls and bytes when asked.
+
+Each takes the one-dimensional mesh of the ranks that take part.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# torch 2.13 renamed it.
+_all_gather_single = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
+
+
+def shard_sizes(length: int, degree: int) -> list[int]:
+    """How long each rank's shard of a dimension is: as even as can be, the longer ones first (``tensor_split``)."""
+    base, longer = divmod(length, degree)
+    return [base + 1] * longer + [base] * (degree - longer)
+
+
+def shard(x: Tensor, dim: int, mesh: DeviceMesh) -> Tensor:
+    """This rank's shard of a dimension, as a view."""
+    return x.tensor_split(mesh.size(), dim)[mesh.get_local_rank()]
+
+
+def all_reduce(x: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The sum over the ranks, in place."""
+    dist.all_reduce(x, group=mesh.get_group())
+    return x
+
+
+def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: DeviceMesh) -> Tensor:
+    """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
+    received = x.new_empty(sum(receive))
+    dist.all_to_all_single(received, x, list(receive), list(send), group=mesh.get_group())
+    return received
+
+
+def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: DeviceMesh) -> Tensor:
+    """Every rank's shard, ``sizes[i]`` long on rank i, put together along ``dim``."""
+    rows = x.movedim(dim, 0).contiguous()
+    if len(set(sizes)) == 1:
+        gathered = rows.new_empty((sum(sizes), *rows.shape[1:]))
+        _all_gather_single(gathered, rows, group=mesh.get_group())
+    else:
+        # gloo gathers equal shards only; an all-to-all that sends everyone the same moves the same bytes, unpadded.
+        row = rows[:1].numel() if len(rows) else rows.new_empty((1, *rows.shape[1:])).numel()
+        flat = rows.flatten().repeat(len(sizes))
+        gathered = all_to_all(flat, [rows.numel()] * len(sizes), [size * row for size in sizes], mesh)
+        gathered = gathered.view(sum(sizes), *rows.shape[1:])
+    return gathered.movedim(0, dim)
+
+
+class Rotation:
+    """Pass a tensor to the next rank of a ring and take the previous one's, while something else computes.
+
+    The tensor sent and the handles are held until ``wait``: a dropped handle is a lost message on gloo.
+    """
+
+    def __init__(self, sent: Tensor, received: Tensor, mesh: DeviceMesh):
+        group, rank, degree = mesh.get_group(), mesh.get_local_rank(), mesh.size()
+        transfers = []
+        if sent.numel():
+            transfers.append(dist.P2POp(dist.isend, sent, group=group, group_peer=(rank + 1) % degree))
+        if received.numel():
+            transfers.append(dist.P2POp(dist.irecv, received, group=group, group_peer=(rank - 1) % degree))
+        self._sent, self._received = sent, received
+        self._works = dist.batch_isend_irecv(transfers) if transfers else []
+
+    def wait(self) -> Tensor:
+        for work in self._works:
+            work.wait()
+        return self._received
+
+
+class CommunicationCounter(TorchDispatchMode):
+    """Count the collectives that run inside a ``with`` block and the bytes this rank puts on the wire for them.
+
+    Reads torch's own communication operators, so it counts what is sent, not what we believe we send. The bytes of an
+    all-reduce are those of its ring algorithm, ``2 (n - 1) / n`` of the tensor.
+
+    Attributes:
+        calls: number of calls by operator ("alltoall_base_", "allreduce_", "send", ...).
+        bytes: bytes sent by operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    @property
+    def total_bytes(self) -> int:
+        """All bytes sent."""
+        return sum(self.bytes.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            name = func._schema.name.removeprefix("c10d::")
+            self.calls[name] += 1
+            self.bytes[name] += _bytes_sent(name, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _bytes_sent(name: str, args: tuple[Any, ...]) -> int:
+    def size(tensors: Any) -> int:
+        tensors = tensors if isinstance(tensors, (list, tuple)) else [tensors]
+        return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+
+    if name == "alltoall_base_":
+        _, sent, group, _, splits = args[:5]
+        group = dist.ProcessGroup.unbox(group)
+        kept = splits[group.rank()] if splits else len(sent) // group.size()
+        return size(sent) - kept * sent[:1].numel() * sent.element_size()
+    if name == "_allgather_base_":
+        return size(args[1]) * (dist.ProcessGroup.unbox(args[2]).size() - 1)
+    if name == "allreduce_":
+        degree = dist.ProcessGroup.unbox(args[1]).size()
+        return 2 * size(args[0]) * (degree - 1) // degree
+    if name == "send":
+        return size(args[0])
+    return 0 if name in ("recv_", "barrier") else size(args[0])

@@ -1,0 +1,143 @@
+"""What the user asks for: frozen, checked, with one spelling everywhere ("ulysses4.tp2")."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import Any
+
+# Outer to inner: the ranks of one tensor-parallel group, which talk most, are neighbours.
+AXES = ("dp", "cfg", "pp", "ring", "ulysses", "tp")
+WORDS = ("tp", "ulysses", "ring", "usp", "tp_ulysses", "ulysses_tp", "tp_ring", "ring_tp", "usp_tp")
+SINGLE = "single"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what was probably meant, or all there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}."
+
+
+def refuse_unknown(config: type, given: Iterable[str]) -> None:
+    """Raise a ValueError for the first field name that the configuration class does not have."""
+    known = [f.name for f in fields(config)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{config.__name__} has no field {name!r}; {suggest(name, known)}")
+
+
+@dataclass(frozen=True)
+class ParallelismConfig:
+    """How many ranks each strategy gets; their product is the number of ranks.
+
+    Attributes:
+        dp_size, cfg_size, pp_size: data, guidance (CFG) and pipeline parallelism.
+        ring_size, ulysses_size: context parallelism: ranks that pass keys and values around, ranks that exchange heads.
+        tp_size: tensor parallelism.
+        attention_backend: the kernel of one rank's attention, named as diffusers names it (``"native"``, ...).
+        extra_parallel_modules: further modules of the pipeline (text encoders, VAE, ControlNet), or their names.
+        parallel_kwargs: the same fields in the older spelling ``parallel_kwargs={"extra_parallel_modules": [...]}``.
+
+    Every size is 1 when its strategy is off; ``None`` is read as 1.
+
+    Raises:
+        ValueError: a field that does not exist, or a size that is not a positive int.
+    """
+
+    dp_size: int = 1
+    cfg_size: int = 1
+    pp_size: int = 1
+    ring_size: int = 1
+    ulysses_size: int = 1
+    tp_size: int = 1
+    attention_backend: str | None = None
+    extra_parallel_modules: tuple[Any, ...] = ()
+    parallel_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __new__(cls, *_: Any, **given: Any) -> "ParallelismConfig":
+        refuse_unknown(cls, given)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        refuse_unknown(type(self), self.parallel_kwargs)
+        for name, value in self.parallel_kwargs.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "parallel_kwargs", {})
+        object.__setattr__(self, "extra_parallel_modules", tuple(self.extra_parallel_modules))
+        for axis in AXES:
+            self._check_size(f"{axis}_size")
+        if self.cfg_size > 2:
+            raise ValueError(f"cfg_size={self.cfg_size}: guidance has two branches, so cfg_size is 1 or 2.")
+
+    def _check_size(self, name: str) -> None:
+        size = vars(self)[name]
+        if size is None:
+            object.__setattr__(self, name, 1)
+        elif type(size) is not int:
+            advice = f"{name}={size}" if isinstance(size, str) and size.isdigit() else f"{name}=2"
+            raise ValueError(f"{name} must be an int, not {size!r} of type {type(size).__name__}; write {advice}.")
+        elif size < 1:
+            raise ValueError(f"{name}={size} is no number of ranks; 1 is off, 2 or more is on.")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Degree by axis, outer to inner."""
+        return {axis: vars(self)[f"{axis}_size"] for axis in AXES}
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks this layout runs on."""
+        return prod(self.sizes.values())
+
+    def __str__(self) -> str:
+        return ".".join(f"{axis}{size}" for axis, size in self.sizes.items() if size > 1) or SINGLE
+
+    @classmethod
+    def parse(cls, text: str, world_size: int | None = None) -> "ParallelismConfig":
+        """Read a layout: explicit ("ulysses4.tp2", "single"), or a word ("usp_tp") whose sizes come from the world.
+
+        Raises:
+            ValueError: an unknown axis or word, a word without a world size, or one the world size cannot fill.
+        """
+        if text in WORDS:
+            if world_size is None:
+                raise ValueError(f"{text!r} needs a number of ranks to share out; name the sizes, as in 'ulysses2.tp2'.")
+            return cls._from_word(text, world_size)
+        if text == SINGLE:
+            return cls()
+        sizes: dict[str, int] = {}
+        for part in text.split("."):
+            axis, size = re.fullmatch(r"([a-z_]*)(\d*)", part.strip().lower()).groups() if part.isascii() else ("", "")
+            if axis not in AXES or not size:
+                raise ValueError(f"layout {text!r}: {_explain(part, axis, size)}")
+            if f"{axis}_size" in sizes:
+                raise ValueError(f"layout {text!r} names {axis} twice; name each axis once.")
+            sizes[f"{axis}_size"] = int(size)
+        return cls(**sizes)
+
+    @classmethod
+    def _from_word(cls, word: str, world: int) -> "ParallelismConfig":
+        half = max(world // 2, 1)
+        if word in ("tp", "ulysses", "ring"):
+            return cls(**{f"{word}_size": world})
+        if word == "usp_tp":
+            if world != 8:
+                raise ValueError(f"'usp_tp' is ring2.ulysses2.tp2 on 8 ranks, not {world}; name the sizes yourself.")
+            return cls(ring_size=2, ulysses_size=2, tp_size=2)
+        first, second = ("ulysses", "ring") if word == "usp" else word.split("_")
+        if half * (world // half) != world:
+            raise ValueError(
+                f"{word!r} gives {first} half of the ranks, and {world} is odd; "
+                f"use an even number of ranks or name the sizes, as in '{first}{world}'."
+            )
+        return cls(**{f"{first}_size": half, f"{second}_size": world // half})
+
+
+def _explain(part: str, axis: str, size: str) -> str:
+    if axis in AXES:
+        return f"{axis!r} lacks its number of ranks; write {axis}2, or {axis}1 to leave it off."
+    if not size:
+        return f"{part!r} is no layout; {suggest(part, WORDS)} Or name axes and sizes, as in 'ulysses2.tp2'."
+    return f"there is no axis {axis!r}; {suggest(axis, AXES)}"

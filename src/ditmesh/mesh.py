@@ -1,0 +1,29 @@
+"""Turn a layout into a DeviceMesh whose axes are dp, cfg, pp, ring, ulysses and tp, outer to inner."""
+
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from ditmesh.config import AXES, ParallelismConfig
+
+
+def build_mesh(parallelism: ParallelismConfig, device_type: str) -> DeviceMesh:
+    """The mesh of a layout over all ranks, which must be as many as the layout needs.
+
+    Pipelines of one layout share a mesh: the communicators of a group cost threads on CPU and memory on a GPU.
+    """
+    assert dist.get_world_size() == parallelism.world_size, "check_layout compares them before"
+    return _mesh(tuple(parallelism.sizes.values()), device_type, dist.group.WORLD)
+
+
+@cache
+def _mesh(sizes: tuple[int, ...], device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
+    return DeviceMesh(device_type, torch.arange(world.size()).reshape(sizes), mesh_dim_names=AXES)
+
+
+@cache
+def sequence_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
+    return mesh["ring", "ulysses"]._flatten("sequence")

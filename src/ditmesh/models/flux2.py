@@ -1,0 +1,48 @@
+"""FLUX.2: double-stream blocks, then single-stream blocks whose projections pack attention and MLP; shared modulation."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="Flux2Transformer2DModel",
+    title="FLUX.2",
+    blocks=(
+        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
+        Blocks("single_transformer_blocks"),
+    ),
+    tp_plan={
+        "double_stream_modulation_img.linear": "colwise_gather_output",
+        "double_stream_modulation_txt.linear": "colwise_gather_output",
+        "single_stream_modulation.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn.to_q": "colwise",
+        "transformer_blocks.*.attn.to_k": "colwise",
+        "transformer_blocks.*.attn.to_v": "colwise",
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.attn.add_q_proj": "colwise",
+        "transformer_blocks.*.attn.add_k_proj": "colwise",
+        "transformer_blocks.*.attn.add_v_proj": "colwise",
+        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        "transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
+        "transformer_blocks.*.ff.linear_out": "rowwise",
+        "transformer_blocks.*.ff_context.linear_in": Fused("colwise", ("rest", "rest")),
+        "transformer_blocks.*.ff_context.linear_out": "rowwise",
+        # [query | key | value | gate | value of the MLP] in, [attention | MLP] out
+        "single_transformer_blocks.*.attn.to_qkv_mlp_proj": Fused(
+            "colwise", ("heads", "heads", "heads", "rest", "rest")
+        ),
+        "single_transformer_blocks.*.attn.to_out": Fused("rowwise", ("heads", "rest")),
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "": {
+            "hidden_states": Split(1),
+            "encoder_hidden_states": Split(1, stream="text"),
+            "img_ids": Split(-2),
+            "txt_ids": Split(-2, stream="text"),
+        },
+        "proj_out": Gather(1),
+    },
+    attention={
+        "transformer_blocks.*.attn": Attention("Flux2AttnProcessor", ("text", "image")),
+        "single_transformer_blocks.*.attn": Attention("Flux2ParallelSelfAttnProcessor", ("text", "image")),
+    },
+)

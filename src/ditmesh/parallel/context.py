@@ -1,0 +1,115 @@
+"""Context parallelism: cut the sequences where the sheet says, attend across ranks, gather the output."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
+from ditmesh.attention.sequence import LayerContext, Sequence
+from ditmesh.modules import argument_names, bind, expand
+from ditmesh.spec import Gather, ModelSpec, Split
+
+
+def apply_context_parallel(
+    model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, kernel: str | None, undo: ExitStack
+) -> None:
+    """Cut the model's sequences over the axes ``ring`` and ``ulysses`` of a mesh, in place.
+
+    Args:
+        model: the transformer ``spec`` describes.
+        spec: its fact sheet.
+        mesh: the mesh of the whole layout.
+        kernel: the attention backend of one rank; None keeps each layer's own.
+        undo: takes what takes each change back.
+
+    Raises:
+        ValueError: an attention layer the sheet does not cover, a name it has wrong, or a kernel that cannot do this.
+    """
+    sequence = Sequence(mesh)
+    layers = _attention_layers(model, spec, sequence)
+    for attention, layer in layers:
+        name = kernel or kernel_of(attention)
+        check_backend(name, sequence.ring.size(), mesh.device_type)
+        undo.callback(reroute(attention, mesh_backend(name), layer))
+    undo.callback(model.register_forward_pre_hook(_begin(layers, sequence)).remove)
+    for pattern, entry in spec.cp_plan.items():
+        for name, module in expand(model, pattern):
+            if isinstance(entry, Gather):
+                undo.callback(module.register_forward_hook(_gather_output(entry, sequence)).remove)
+            else:
+                _cut_at(name or spec.transformer, module, entry, sequence, undo)
+
+
+def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> list[tuple[Any, LayerContext]]:
+    """The model's attention modules with what each will know, or a ValueError if one is not mesh-aware."""
+    layers: dict[str, tuple[Any, LayerContext]] = {}
+    for pattern, fact in spec.attention.items():
+        for name, module in expand(model, pattern):
+            found = type(module.processor).__name__
+            if found != fact.processor:
+                raise ValueError(
+                    f"{spec.title}: {name} holds a {found}, and only {fact.processor} is known to attend across ranks; "
+                    f"take the adapter that set it off, or use tp_size alone."
+                )
+            layers[name] = (module, LayerContext(name, sequence, fact.streams))
+    for name, module in model.named_modules():
+        if "processor" in vars(module) and name not in layers:
+            raise ValueError(f"{spec.title}: the fact sheet does not cover the attention of {name}, so ring_size and "
+                             f"ulysses_size would make a wrong picture; use tp_size alone.")
+    return list(layers.values())
+
+
+def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callable[..., None]:
+    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+        sequence.begin()
+        for attention, layer in layers:
+            if attention.processor._parallel_config is not layer:
+                raise ValueError(
+                    f"the processor of {layer.name} was replaced after enable_cache and would attend to this rank's "
+                    f"tokens only; call disable_cache, replace it, and enable again."
+                )
+
+    return begin
+
+
+def _gather_output(gather: Gather, sequence: Sequence) -> Callable[..., Tensor]:
+    return lambda module, args, output: sequence.gather(output, gather.dim, gather.stream)
+
+
+def _cut_at(
+    name: str, module: nn.Module, splits: Mapping[str | int, Split], sequence: Sequence, undo: ExitStack
+) -> None:
+    """Cut the named arguments and the numbered outputs of a module."""
+    inputs = {key: split for key, split in splits.items() if isinstance(key, str)}
+    outputs = {key: split for key, split in splits.items() if isinstance(key, int)}
+    names = argument_names(module)
+    for key in inputs:
+        if key not in names:
+            raise ValueError(f"{name} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
+
+    def cut_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        bound = bind(names, args, kwargs)
+        cut = {key: _cut(bound[key], split, sequence) for key, split in inputs.items() if key in bound}
+        return (), bound | cut
+
+    def cut_outputs(module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(_cut(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(output))
+
+    if inputs:
+        undo.callback(module.register_forward_pre_hook(cut_inputs, with_kwargs=True).remove)
+    if outputs:
+        undo.callback(module.register_forward_hook(cut_outputs).remove)
+
+
+def _cut(value: Any, split: Split, sequence: Sequence) -> Any:
+    """This rank's shard of a tensor, or of each tensor in a list; anything else stays as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(x, split, sequence) for x in value)
+    if not isinstance(value, Tensor) or split.ndim not in (None, value.ndim):
+        return value
+    if split.mask:
+        sequence.masks[split.stream] = value
+    return sequence.cut(value, split.dim, split.stream)

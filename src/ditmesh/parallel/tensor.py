@@ -1,0 +1,170 @@
+"""Tensor parallelism: shard linears over the mesh axis ``tp``, as plain tensors.
+
+No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, with nothing to unwrap for compile, LoRA
+or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from ditmesh.collectives import all_gather, all_reduce, shard_sizes
+from ditmesh.modules import expand
+from ditmesh.spec import Fused, ModelSpec
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How one dimension of a parameter is cut: into its packed parts, and each part over the ranks."""
+
+    dim: int
+    parts: tuple[int, ...]
+    mesh: DeviceMesh
+
+    def cut(self, x: Tensor) -> Tensor:
+        """This rank's shard, in memory of its own so that the whole can be freed."""
+        degree, rank = self.mesh.size(), self.mesh.get_local_rank()
+        return torch.cat([part.tensor_split(degree, self.dim)[rank] for part in x.split(self.parts, self.dim)], self.dim)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """The whole parameter, from every rank's shard."""
+        local = [shard_sizes(part, self.mesh.size()) for part in self.parts]
+        mine = [sizes[self.mesh.get_local_rank()] for sizes in local]
+        whole = [
+            all_gather(part, self.dim, sizes, self.mesh)
+            for part, sizes in zip(x.split(mine, self.dim), local, strict=True)
+        ]
+        return torch.cat(whole, self.dim)
+
+class NormAcrossHeads(nn.RMSNorm):
+    """RMSNorm over a width that is sharded: only the mean square crosses ranks, in float32."""
+
+    def __init__(self, norm: nn.RMSNorm, mesh: DeviceMesh):
+        super().__init__(norm.normalized_shape, norm.eps, elementwise_affine=False)
+        self.weight = norm.weight if norm.weight is None else _frozen(Shard(0, tuple(norm.weight.shape), mesh).cut(norm.weight))
+        self.width, self.mesh = norm.normalized_shape[0], mesh
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean_square = all_reduce(x.square().sum(-1, keepdim=True), self.mesh) / self.width
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        x = x * torch.rsqrt(mean_square + eps)
+        return (x if self.weight is None else x * self.weight).to(input.dtype)
+
+
+def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> None:
+    """Shard the model over a one-dimensional mesh as its sheet's ``tp_plan`` says, in place.
+
+    Args:
+        model: the transformer ``spec`` describes; its weights are replaced by this rank's shards.
+        spec: its fact sheet.
+        mesh: the ranks of one tensor-parallel group.
+        undo: takes what puts the whole weights back; every rank of the group has to close it.
+
+    Raises:
+        ValueError: a name the sheet has wrong, a linear of a block it does not speak of, or one that cannot be sharded
+            so; nothing has been changed then.
+    """
+    config: Any = model.config
+    width = config[spec.heads] * config[spec.head_dim]
+    steps = [
+        (name, module, style, _check(f"{spec.title}: {name}", module, style, width, mesh.size()))
+        for pattern, style in spec.tp_plan.items()
+        for name, module in expand(model, pattern)
+    ]
+    _check_complete(model, spec, {name for name, *_ in steps})
+    for name, module, style, parts in steps:
+        style = style.style if isinstance(style, Fused) else style
+        if style == "heads":
+            _share_heads(module, mesh, undo)
+        elif style == "norm_across_heads":
+            _replace_norm(model, name, module, mesh, undo)
+        elif style == "rowwise":
+            _shard_rows(module, Shard(1, parts, mesh), undo)
+        else:
+            _shard_columns(module, Shard(0, parts, mesh), style == "colwise_gather_output", undo)
+
+
+def _check(name: str, module: Any, style: str | Fused, width: int, degree: int) -> tuple[int, ...]:
+    """The parts a module's sharded width is packed of, or a ValueError if it cannot be sharded as the sheet says."""
+    if style == "heads":
+        return (module.heads,)
+    if style == "norm_across_heads":
+        if type(module) is not nn.RMSNorm:
+            raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
+        return tuple(module.normalized_shape)
+    if type(module) is not nn.Linear:
+        raise ValueError(
+            f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; fuse LoRA weights and leave "
+            f"quantization off before enable_cache, or use ulysses_size or ring_size."
+        )
+    fused = style if isinstance(style, Fused) else Fused(style, ("rest",))
+    if fused.style not in ("colwise", "colwise_gather_output", "rowwise"):
+        raise ValueError(f"{name}: the fact sheet asks for the unknown style {fused.style!r}.")
+    total = module.in_features if fused.style == "rowwise" else module.out_features
+    rest = (total - width * fused.parts.count("heads")) // max(fused.parts.count("rest"), 1)
+    parts = tuple(width if part == "heads" else rest for part in fused.parts)
+    assert sum(parts) == total, f"{name}: {fused.parts} do not add up to {total}"
+    if len(set(fused.parts)) > 1 and any(part % degree for part in parts):
+        # The model finds the parts in a shard by their proportions.
+        raise ValueError(f"tp_size={degree} does not divide the packed parts {parts} of {name}; use a size that does.")
+    return parts
+
+
+def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> None:
+    replicated = {name for pattern in spec.replicated for name, _ in expand(model, pattern)}
+    for blocks in spec.blocks:
+        for name, module in model.get_submodule(blocks.path).named_modules(prefix=blocks.path):
+            if isinstance(module, nn.Linear) and name not in planned | replicated:
+                raise ValueError(f"{spec.title}: the fact sheet does not say how to shard {name}, a linear of a block; "
+                                 f"undo what added it (fused projections, an adapter) before enable_cache.")
+
+
+def _share_heads(attention: Any, mesh: DeviceMesh, undo: ExitStack) -> None:
+    undo.callback(setattr, attention, "heads", attention.heads)
+    attention.heads //= mesh.size()
+
+
+def _replace_norm(model: nn.Module, name: str, norm: nn.RMSNorm, mesh: DeviceMesh, undo: ExitStack) -> None:
+    undo.callback(model.set_submodule, name, norm)
+    model.set_submodule(name, NormAcrossHeads(norm, mesh))
+
+
+def _shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
+    sizes = shard_sizes(linear.out_features, shard.mesh.size())
+    _set_weights(linear, shard.cut(linear.weight), linear.bias if linear.bias is None else shard.cut(linear.bias))
+    if gather:
+        hook = linear.register_forward_hook(lambda module, args, output: all_gather(output, -1, sizes, shard.mesh))
+        undo.callback(hook.remove)
+
+    @undo.callback
+    def restore() -> None:
+        bias = linear.bias if linear.bias is None else shard.restore(linear.bias)
+        _set_weights(linear, shard.restore(linear.weight), bias)
+
+
+def _shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
+    whole_bias = linear.bias
+    # The sum over the ranks is to have the bias once, so one rank adds it.
+    keeps_bias = whole_bias is None or shard.mesh.get_local_rank() == 0
+    _set_weights(linear, shard.cut(linear.weight), whole_bias if keeps_bias else torch.zeros_like(whole_bias))
+    undo.callback(linear.register_forward_hook(lambda module, args, output: all_reduce(output, shard.mesh)).remove)
+
+    @undo.callback
+    def restore() -> None:
+        _set_weights(linear, shard.restore(linear.weight), None)
+        linear.bias = whole_bias
+
+
+def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    linear.weight = _frozen(weight)
+    linear.bias = None if bias is None else _frozen(bias)
+    linear.out_features, linear.in_features = weight.shape
+
+
+def _frozen(x: Tensor) -> nn.Parameter:
+    return nn.Parameter(x, requires_grad=False)

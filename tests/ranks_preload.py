@@ -1,0 +1,12 @@
+"""What every rank needs, imported once before the ranks are forked."""
+
+import diffusers
+import torch
+import torch.distributed
+
+import ditmesh.api  # noqa: F401
+from tests import transformers  # noqa: F401
+
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+diffusers.utils.logging.set_verbosity_error()
