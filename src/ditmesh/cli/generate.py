@@ -1,0 +1,100 @@
+"""`ditmesh generate`: draw one picture or video, on one process or on many ranks."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import typer
+
+from ditmesh.cli import options as flags
+from ditmesh.cli.job import Job, World, prepare
+from ditmesh.cli.options import Options
+from ditmesh.launch import describe, launch
+
+MODULE = "ditmesh.generate"
+WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
+
+
+def generate(
+    context: typer.Context,
+    example: flags.Example,
+    prompt: flags.Prompt = None,
+    negative_prompt: flags.NegativePrompt = None,
+    steps: flags.Steps = None,
+    height: flags.Height = None,
+    width: flags.Width = None,
+    num_frames: flags.Frames = None,
+    fps: flags.Fps = None,
+    seed: flags.Seed = None,
+    generator_device: flags.GeneratorDevice = None,
+    extra_input_kwargs: flags.ExtraInputs = None,
+    save_path: flags.SavePath = None,
+    model_path: flags.ModelPath = None,
+    attn: flags.Attn = None,
+    vae_tiling: flags.VaeTiling = False,
+    vae_slicing: flags.VaeSlicing = False,
+    parallel: flags.Parallel = None,
+    nproc: flags.Nproc = None,
+    warmup: flags.Warmup = None,
+    warmup_steps: flags.WarmupSteps = None,
+    repeat: flags.Repeat = 1,
+    track_memory: flags.TrackMemory = False,
+    verify: flags.Verify = False,
+) -> None:
+    """Draw a picture or a video with one of the examples.
+
+    Starts its own ranks: ditmesh generate demo --parallel ulysses2. Under torchrun it is one of them:
+    torchrun --nproc_per_node=2 -m ditmesh.generate demo --parallel ulysses
+    """
+    if example == "list":
+        # Imported here, as torch is below: `--help` has no use for it.
+        from ditmesh.cli.summary import print_examples
+
+        print_examples()
+        return
+    world = World.read(os.environ)
+    with refusals(world):
+        job = prepare(Options(**context.params), world)
+    if job.layout.world_size > 1 and not world.launched:
+        raise typer.Exit(start_ranks(job, world, context.obj))
+    raise typer.Exit(be_a_rank(job, world))
+
+
+@contextmanager
+def refusals(world: World) -> Iterator[None]:
+    """Turn a refusal into one line on stderr, of rank 0 alone, and the exit of every rank."""
+    try:
+        yield
+    except ValueError as error:
+        if world.rank == 0:
+            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from error
+
+
+def start_ranks(job: Job, world: World, arguments: Sequence[str]) -> int:
+    from ditmesh.cli.devices import check_devices
+
+    with refusals(world):
+        check_devices(job, job.layout.world_size)
+    return launch(MODULE, arguments, job.layout.world_size)
+
+
+def be_a_rank(job: Job, world: World) -> int:
+    from ditmesh.cli.quiet import keep_quiet, quiet_imports
+
+    quiet_imports()
+    from ditmesh.cli.devices import check_devices
+    from ditmesh.cli.run import check_call, run
+
+    keep_quiet(world.rank == 0)
+    with refusals(world):
+        check_devices(job, world.ranks_here)
+        check_call(job)
+    try:
+        return run(job, world)
+    except ValueError as error:
+        if world.size > 1:
+            raise
+        print(f"Error: {describe(error)}", file=sys.stderr)
+        return 1

@@ -1,0 +1,44 @@
+"""Write pictures and videos to files, under names that say how they were made."""
+
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image
+
+
+def default_path(example: str, films: np.ndarray, layout: str, suffix: str) -> Path:
+    """EXAMPLE.HEIGHTxWIDTH[xFRAMES].LAYOUT.SUFFIX, of what was really drawn."""
+    frames, height, width = films.shape[1:4]
+    size = f"{height}x{width}" + (f"x{frames}" if suffix == ".mp4" else "")
+    return Path(f"{example}.{size}.{layout}{suffix}")
+
+
+def save(films: np.ndarray, path: Path, fps: int) -> list[Path]:
+    """Write each of [batch, frames, height, width, 3] in [0, 1]; return the files, numbered if there are several."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    many = len(films) > 1
+    paths = [path.with_stem(f"{path.stem}_{i}") if many else path for i in range(len(films))]
+    for frames, target in zip(to_bytes(films), paths, strict=True):
+        if target.suffix.lower() == ".mp4":
+            _save_video(frames, target, fps)
+        else:
+            Image.fromarray(frames[0]).save(target)
+    return paths
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """[0, 1] to 0 ... 255."""
+    return (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _save_video(frames: np.ndarray, path: Path, fps: int) -> None:
+    # H.264 halves the colour's resolution, so it wants even sizes: the last row or column is repeated if need be.
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    size = frames.shape[2], frames.shape[1]
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, quality=8, macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()

@@ -1,0 +1,116 @@
+"""What a saved pipeline says of itself in its JSON files, read before any weight is."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class TransformerFacts:
+    """One transformer of a pipeline: its class and its config.json."""
+
+    class_name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PipelineFacts:
+    """The pipeline's class, and its transformers by component name."""
+
+    class_name: str
+    transformers: Mapping[str, TransformerFacts]
+
+
+def read_pipeline(model: str) -> PipelineFacts:
+    """Read the index and the transformers' configurations of a local folder, or of a hub id.
+
+    Raises:
+        ValueError: the model is not there, or is no pipeline with a transformer.
+    """
+    index = _read_json(model, INDEX)
+    transformers = {
+        component: TransformerFacts(entry[1], _read_json(model, f"{component}/config.json"))
+        for component, entry in index.items()
+        if component.startswith("transformer") and isinstance(entry, list) and entry[1]
+    }
+    if "_class_name" not in index or not transformers:
+        raise ValueError(
+            f"{INDEX} of {model} names no pipeline with a transformer; ditmesh runs diffusion transformers."
+        )
+    return PipelineFacts(index["_class_name"], transformers)
+
+
+def _read_json(model: str, name: str) -> dict[str, Any]:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(
+                f"{model} has no {name}, so it is no complete diffusers pipeline; "
+                "use the folder that pipe.save_pretrained wrote."
+            )
+    elif HUB_ID.fullmatch(model):
+        path = _fetch(model, name)
+    else:
+        raise ValueError(
+            f"there is no folder {model}; --model-path takes a folder that pipe.save_pretrained wrote, "
+            "or a hub id such as black-forest-labs/FLUX.1-dev."
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); save or download the pipeline again.") from error
+
+
+def _fetch(hub_id: str, name: str) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    no_network = f"{hub_id} is no folder here and not in the hub's cache, and {constants.ENDPOINT} cannot be reached"
+    try:
+        return Path(hf_hub_download(hub_id, name, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        # The hub's client would try for half a minute.
+        if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+            raise ValueError(f"{no_network}; give a local copy by --model-path.") from error
+    try:
+        return Path(hf_hub_download(hub_id, name))
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"{no_network}; give a local copy by --model-path.") from error
+    except GatedRepoError as error:
+        why = "is gated: accept its terms on huggingface.co and log in by `hf auth login`"
+        raise ValueError(f"{hub_id} {why}, or give a local copy by --model-path.") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"{hub_id} is neither a folder here nor a model on the hub; check --model-path.") from error
+    except EntryNotFoundError as error:
+        raise ValueError(f"{hub_id} has no {name}, so it is no diffusers pipeline; check --model-path.") from error
+    except HfHubHTTPError as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"the hub refused {hub_id}: {why}; give a local copy by --model-path.") from error
+
+
+def _reachable(url: str) -> bool:
+    import socket
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:
+        # Anything else (a certificate, say) the hub's own client may know how to treat.
+        return not isinstance(error.reason, (socket.gaierror, ConnectionError, TimeoutError))
+    return True

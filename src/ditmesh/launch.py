@@ -1,0 +1,164 @@
+"""Run a command again on many ranks of this machine, and tell of the first failure, once.
+
+`launch` is the parent: torch.distributed.run as it is, less its log. `main` is a rank, `python -m ditmesh.launch
+MODULE ARGUMENTS`: the module as it is, but it dies with its parent and leaves its last words in the file that
+torch.distributed.run names, instead of N tracebacks on the terminal.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+PACKAGE = str(Path(__file__).parent)
+SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
+FRAMES_SHOWN = 6
+WAY_IN = (__file__, "<frozen runpy>", f"{os.sep}click{os.sep}", f"{os.sep}typer{os.sep}")  # frames that tell nothing
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# These come from outside or from a crash. Not SIGTERM, which the parent sends to the ranks that are left, nor SIGABRT,
+# with which communicators end a rank that has lost a peer.
+CAUSES = {-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
+
+
+class Failure(Protocol):
+    """What `launch` reads of torch.distributed.elastic's ProcessFailure."""
+
+    pid: int
+    exitcode: int
+    error_file_data: dict[str, Any]
+
+
+def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
+    """Run `python -m module *arguments` on `nproc` ranks of this machine.
+
+    Returns:
+        0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
+        failure was printed to stderr. An interrupt ends every rank and counts as a failure.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.CRITICAL)  # its log repeats what `tell` says, at length
+    try:
+        run.main([*agent_arguments(nproc), "ditmesh.launch", module, *arguments])
+    except ChildFailedError as error:
+        return tell(error.failures)
+    except SignalException as stopped:
+        print(f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it", file=sys.stderr)
+        return 128 + stopped.sigval
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0
+
+
+def agent_arguments(nproc: int) -> list[str]:
+    """The options of torch.distributed.run: one machine, a port that the store itself finds free."""
+    return [
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        f"--nproc-per-node={nproc}",
+        f"--shutdown-timeout={SECONDS_TO_CLOSE}",
+        "--module",
+    ]
+
+
+def cores() -> int:
+    """The number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def first_failure(failures: Mapping[int, Failure]) -> tuple[int, Failure]:
+    """The rank whose failure came first: the others mostly lost their connection to it.
+
+    A rank killed from outside wrote nothing down, so it goes before every exception; those have their times.
+    """
+
+    def order(rank: int) -> tuple[int, int]:
+        failure = failures[rank]
+        if failure.exitcode in CAUSES:
+            return 0, rank
+        when = failure.error_file_data.get("time_ns")
+        if when is not None:
+            return 1, when
+        return (2 if failure.exitcode > 0 else 3), rank
+
+    rank = min(failures, key=order)
+    return rank, failures[rank]
+
+
+def tell(failures: Mapping[int, Failure]) -> int:
+    """Print the first failure to stderr; return the exit code for the whole command."""
+    rank, failure = first_failure(failures)
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
+        print(f"rank {rank} was ended by {name}{hint}; the other ranks were stopped", file=sys.stderr)
+        return 128 - failure.exitcode
+    last_words = failure.error_file_data.get("last_words")
+    if last_words is None:
+        print(f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped", file=sys.stderr)
+    elif last_words:
+        print(f"rank {rank} failed: {last_words}", file=sys.stderr)
+    return failure.exitcode
+
+
+def describe(error: BaseException) -> str:
+    """The error for a reader: what a user can cause in one line, anything else with a short traceback."""
+    told = traceback.TracebackException.from_exception(error)
+    origin = told.stack[-1] if told.stack else None
+    if isinstance(error, ValueError) and origin and (PACKAGE in origin.filename or origin.name == "check_inputs"):
+        return " ".join(str(error).split())
+    frames = [frame for frame in told.stack if not any(way in frame.filename for way in WAY_IN)]
+    shown = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
+    return f"{''.join(told.format_exception_only()).strip()}\n{shown}".rstrip()
+
+
+def leave_last_words(words: str) -> None:
+    """Write the words, and when they were said, to the file that torch.distributed.run gave this rank."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        # "message" is what torch.distributed.run wants to find; the rest is ours.
+        record = {"message": words, "timestamp": int(time.time()), "time_ns": time.time_ns(), "last_words": words}
+        Path(path).write_text(json.dumps(record))
+
+
+def die_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    leave_last_words(describe(error))
+    # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.
+    os._exit(1)
+
+
+def main() -> None:
+    """Be one rank: run the module named first on the command line, with the arguments after it."""
+    die_with_parent()
+    # The parent passes interrupts on; the default action needs no Python, which a collective may be holding up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.excepthook = fail
+    sys.argv = sys.argv[1:]
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            leave_last_words("")  # it has said what it had to say
+        raise
+
+
+if __name__ == "__main__":
+    main()
