@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from .parts import clip_text_model, clip_tokenizer, randomize, t5_encoder, t5_tokenizer
+from .parts import clip_text_model, clip_tokenizer, randomize, randomize_vae, t5_encoder, t5_tokenizer
 
 # 3 x 5 image tokens: no layout divides them evenly. T5 is given less than its 512 tokens to keep the tests short.
 CALL = {
@@ -62,4 +62,4 @@ def _vae(seed: int) -> AutoencoderKL:
         scaling_factor=0.3611,
         shift_factor=0.1159,
     )
-    return randomize(vae, seed)
+    return randomize_vae(vae, seed)

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Pipeline, Flux2Transformer2DModel
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from .parts import byte_bpe_tokenizer, randomize
+from .parts import byte_bpe_tokenizer, randomize, randomize_vae
 
 CALL = {
     "prompt": "a photo of a red circle on a blue background",
@@ -64,7 +64,7 @@ def _vae(seed: int) -> AutoencoderKLFlux2:
     generator = torch.Generator().manual_seed(seed + 100)
     vae.bn.running_mean.normal_(0, 0.1, generator=generator)
     vae.bn.running_var.uniform_(0.5, 1.5, generator=generator)
-    return randomize(vae, seed)
+    return randomize_vae(vae, seed)
 
 
 def _text_encoder(tokenizer: PreTrainedTokenizerFast, seed: int) -> Mistral3ForConditionalGeneration:

@@ -10,7 +10,7 @@ from diffusers import (
 )
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from .parts import byte_bpe_tokenizer, randomize
+from .parts import byte_bpe_tokenizer, randomize, randomize_vae
 
 CALL = {
     "prompt": "a photo of a red circle on a blue background",
@@ -65,7 +65,7 @@ def _transformer(seed: int) -> QwenImageTransformer2DModel:
 
 
 def _vae(seed: int) -> AutoencoderKLQwenImage:
-    return randomize(AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
+    return randomize_vae(AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
 
 
 def _text_encoder(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:

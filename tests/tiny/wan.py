@@ -13,7 +13,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from .parts import randomize, t5_tokenizer, umt5_encoder
+from .parts import randomize, randomize_vae, t5_tokenizer, umt5_encoder
 
 # 3 latent frames of 3 x 5 tokens: no layout divides them evenly.
 CALL: dict[str, Any] = {
@@ -92,7 +92,7 @@ def _transformer(seed: int, **changed: Any) -> WanTransformer3DModel:
 
 
 def _vae(seed: int) -> AutoencoderKLWan:
-    return randomize(AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
+    return randomize_vae(AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
 
 
 def _ti2v_vae(seed: int) -> AutoencoderKLWan:
@@ -110,7 +110,7 @@ def _ti2v_vae(seed: int) -> AutoencoderKLWan:
         latents_mean=[0.01 * channel for channel in range(48)],
         latents_std=[1.0 + 0.02 * channel for channel in range(48)],
     )
-    return randomize(vae, seed)
+    return randomize_vae(vae, seed)
 
 
 def _image_encoder(seed: int) -> CLIPVisionModel:
