@@ -76,6 +76,7 @@ class Ranks:
         """Kill all ranks."""
         for world in list(self._teams):
             self._end(world)
+        self._folder.cleanup()
 
 
 def _serve(connection: Connection, meeting: str, rank: int, world: int) -> None:
@@ -94,5 +95,5 @@ def _serve(connection: Connection, meeting: str, rank: int, world: int) -> None:
         try:
             with torch.no_grad():
                 connection.send((False, vars(importlib.import_module(module))[name](*args, **kwargs)))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the test session has to hear of it
             connection.send((True, traceback.format_exc()))

@@ -31,7 +31,9 @@ def flux(batch: int, side: tuple[int, int], text: int, masked: bool) -> tuple[nn
     }
 
 
-def flux2(batch: int, side: tuple[int, int], text: int, masked: bool, mlp_ratio: float = 3.0) -> tuple[nn.Module, Inputs]:
+def flux2(
+    batch: int, side: tuple[int, int], text: int, masked: bool, mlp_ratio: float = 3.0
+) -> tuple[nn.Module, Inputs]:
     model = diffusers.Flux2Transformer2DModel(
         in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=HEAD_DIM, num_attention_heads=HEADS,
         joint_attention_dim=TEXT_DIM, timestep_guidance_channels=16, mlp_ratio=mlp_ratio, axes_dims_rope=(2, 2, 2, 2),
@@ -65,7 +67,9 @@ def qwen_image(batch: int, side: tuple[int, int], text: int, masked: bool, **con
     }
 
 
-def wan(batch: int, side: tuple[int, int], text: int, masked: bool, per_token: bool = False) -> tuple[nn.Module, Inputs]:
+def wan(
+    batch: int, side: tuple[int, int], text: int, masked: bool, per_token: bool = False
+) -> tuple[nn.Module, Inputs]:
     model = diffusers.WanTransformer3DModel(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, in_channels=4, out_channels=4, text_dim=TEXT_DIM,
         freq_dim=16, ffn_dim=50, num_layers=2, rope_max_seq_len=32,
@@ -74,7 +78,9 @@ def wan(batch: int, side: tuple[int, int], text: int, masked: bool, per_token: b
     return model, {
         "hidden_states": torch.randn(batch, 4, 1, 2 * side[0], 2 * side[1]),
         "encoder_hidden_states": torch.randn(batch, text, TEXT_DIM),
-        "timestep": torch.arange(batch * tokens).view(batch, tokens) % 3 * 400 if per_token else torch.full((batch,), 500),
+        "timestep": torch.arange(batch * tokens).view(batch, tokens) % 3 * 400
+        if per_token
+        else torch.full((batch,), 500),
     }
 
 

@@ -1,13 +1,12 @@
 """The few collectives we use, on tensors whose shard sizes every rank already knows; counts calls and bytes when asked.
 
-Each takes the one-dimensional mesh of the ranks that take part.
+Each takes the one-dimensional mesh of the ranks that take part. They are for inference: no gradient passes through.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -30,6 +29,7 @@ def shard(x: Tensor, dim: int, mesh: DeviceMesh) -> Tensor:
 
 def all_reduce(x: Tensor, mesh: DeviceMesh) -> Tensor:
     """The sum over the ranks, in place."""
+    x = x.detach()
     dist.all_reduce(x, group=mesh.get_group())
     return x
 
@@ -37,13 +37,13 @@ def all_reduce(x: Tensor, mesh: DeviceMesh) -> Tensor:
 def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: DeviceMesh) -> Tensor:
     """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
     received = x.new_empty(sum(receive))
-    dist.all_to_all_single(received, x, list(receive), list(send), group=mesh.get_group())
+    dist.all_to_all_single(received, x.detach(), list(receive), list(send), group=mesh.get_group())
     return received
 
 
 def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: DeviceMesh) -> Tensor:
     """Every rank's shard, ``sizes[i]`` long on rank i, put together along ``dim``."""
-    rows = x.movedim(dim, 0).contiguous()
+    rows = x.detach().movedim(dim, 0).contiguous()
     if len(set(sizes)) == 1:
         gathered = rows.new_empty((sum(sizes), *rows.shape[1:]))
         _all_gather_single(gathered, rows, group=mesh.get_group())
@@ -64,18 +64,18 @@ class Rotation:
 
     def __init__(self, sent: Tensor, received: Tensor, mesh: DeviceMesh):
         group, rank, degree = mesh.get_group(), mesh.get_local_rank(), mesh.size()
-        transfers = []
+        sent, transfers = sent.detach(), []
         if sent.numel():
             transfers.append(dist.P2POp(dist.isend, sent, group=group, group_peer=(rank + 1) % degree))
         if received.numel():
             transfers.append(dist.P2POp(dist.irecv, received, group=group, group_peer=(rank - 1) % degree))
-        self._sent, self._received = sent, received
+        self._held = sent, received
         self._works = dist.batch_isend_irecv(transfers) if transfers else []
 
     def wait(self) -> Tensor:
         for work in self._works:
             work.wait()
-        return self._received
+        return self._held[1]
 
 
 class CommunicationCounter(TorchDispatchMode):

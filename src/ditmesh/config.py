@@ -103,13 +103,15 @@ class ParallelismConfig:
         """
         if text in WORDS:
             if world_size is None:
-                raise ValueError(f"{text!r} needs a number of ranks to share out; name the sizes, as in 'ulysses2.tp2'.")
+                raise ValueError(
+                    f"{text!r} needs a number of ranks to share out; name the sizes, as in 'ulysses2.tp2'."
+                )
             return cls._from_word(text, world_size)
         if text == SINGLE:
             return cls()
-        sizes: dict[str, int] = {}
+        sizes: dict[str, Any] = {}
         for part in text.split("."):
-            axis, size = re.fullmatch(r"([a-z_]*)(\d*)", part.strip().lower()).groups() if part.isascii() else ("", "")
+            axis, size = re.findall(r"(?s)^(.*?)([0-9]*)$", part)[0]
             if axis not in AXES or not size:
                 raise ValueError(f"layout {text!r}: {_explain(part, axis, size)}")
             if f"{axis}_size" in sizes:
@@ -119,20 +121,20 @@ class ParallelismConfig:
 
     @classmethod
     def _from_word(cls, word: str, world: int) -> "ParallelismConfig":
-        half = max(world // 2, 1)
         if word in ("tp", "ulysses", "ring"):
-            return cls(**{f"{word}_size": world})
+            return cls.parse(f"{word}{world}")
         if word == "usp_tp":
             if world != 8:
                 raise ValueError(f"'usp_tp' is ring2.ulysses2.tp2 on 8 ranks, not {world}; name the sizes yourself.")
             return cls(ring_size=2, ulysses_size=2, tp_size=2)
         first, second = ("ulysses", "ring") if word == "usp" else word.split("_")
+        half = max(world // 2, 1)
         if half * (world // half) != world:
             raise ValueError(
                 f"{word!r} gives {first} half of the ranks, and {world} is odd; "
                 f"use an even number of ranks or name the sizes, as in '{first}{world}'."
             )
-        return cls(**{f"{first}_size": half, f"{second}_size": world // half})
+        return cls.parse(f"{first}{half}.{second}{world // half}")
 
 
 def _explain(part: str, axis: str, size: str) -> str:
@@ -140,4 +142,4 @@ def _explain(part: str, axis: str, size: str) -> str:
         return f"{axis!r} lacks its number of ranks; write {axis}2, or {axis}1 to leave it off."
     if not size:
         return f"{part!r} is no layout; {suggest(part, WORDS)} Or name axes and sizes, as in 'ulysses2.tp2'."
-    return f"there is no axis {axis!r}; {suggest(axis, AXES)}"
+    return f"there is no axis {axis!r}; {suggest(axis, AXES)} Axes are joined by dots, as in 'ulysses2.tp2'."

@@ -15,8 +15,12 @@ def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
     optional = pattern.endswith("?")
     found = [("", model)]
     for atom in pattern.removesuffix("?").split(".") if pattern else []:
-        found = [(f"{name}.{child}".lstrip("."), module) for name, parent in found
-                 for child, module in parent.named_children() if atom in ("*", child)]
+        found = [
+            (f"{name}.{child}".lstrip("."), module)
+            for name, parent in found
+            for child, module in parent.named_children()
+            if atom in ("*", child)
+        ]
     if not found and not optional:
         raise ValueError(f"{type(model).__name__} has no module named {pattern!r}, which its fact sheet names.")
     return found

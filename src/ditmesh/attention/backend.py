@@ -53,7 +53,7 @@ def check_backend(name: str, ring: int, device_type: str) -> None:
 def kernel_of(module: Any) -> str:
     """The name of the kernel an attention module computes with: its own, or diffusers' active one."""
     backend = module.processor._attention_backend
-    return (backend or _AttentionBackendRegistry.get_active_backend()[0]).value
+    return AttentionBackendName(backend or _AttentionBackendRegistry.get_active_backend()[0]).value
 
 
 def reroute(module: Any, backend: AttentionBackendName, layer: LayerContext | None = None) -> Callable[[], None]:
@@ -153,7 +153,8 @@ def _across_ranks(
         out_SBHD = out.permute(2, 0, 1, 3)
     else:
         mask = sequence.key_mask(streams, query) if masked else None
-        out_SBHD = local(*qkv_SB3HD.permute(2, 1, 0, 3, 4), mask).transpose(0, 1)
+        q, k, v = qkv_SB3HD.permute(2, 1, 0, 3, 4)
+        out_SBHD = local(q, k, v, mask).transpose(0, 1)
     if ulysses.size() > 1:
         return gather_heads(out_SBHD, row, query.shape[2], ulysses)
     return out_SBHD.transpose(0, 1)

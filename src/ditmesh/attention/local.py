@@ -32,7 +32,9 @@ def flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | N
     if q.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
     if mask is not None:
-        raise ValueError("attention backend '_native_flash' takes no mask on CUDA; use 'native' or '_native_efficient'.")
+        raise ValueError(
+            "attention backend '_native_flash' takes no mask on CUDA; use 'native' or '_native_efficient'."
+        )
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, scale=scale)[:2]
 
 

@@ -69,7 +69,8 @@ class Sequence:
         """The mask [B, 1, 1, S], true where a key is real, over the keys of all ranks in rank order."""
         if streams not in self._key_masks:
             whole = [
-                self.masks[name].bool() if name in self.masks
+                self.masks[name].bool()
+                if name in self.masks
                 else torch.ones((len(like), self.lengths[name]), dtype=torch.bool, device=like.device)
                 for name in streams
             ]

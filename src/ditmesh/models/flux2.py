@@ -1,4 +1,4 @@
-"""FLUX.2: double-stream blocks, then single-stream blocks whose projections pack attention and MLP; shared modulation."""
+"""FLUX.2: double-stream blocks, then single-stream blocks that pack attention and MLP; modulation shared by all."""
 
 from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
 

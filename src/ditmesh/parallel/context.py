@@ -57,8 +57,10 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> 
             layers[name] = (module, LayerContext(name, sequence, fact.streams))
     for name, module in model.named_modules():
         if "processor" in vars(module) and name not in layers:
-            raise ValueError(f"{spec.title}: the fact sheet does not cover the attention of {name}, so ring_size and "
-                             f"ulysses_size would make a wrong picture; use tp_size alone.")
+            raise ValueError(
+                f"{spec.title}: the fact sheet does not cover the attention of {name}, so ring_size and "
+                f"ulysses_size would make a wrong picture; use tp_size alone."
+            )
     return list(layers.values())
 
 

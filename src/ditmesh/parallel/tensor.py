@@ -28,7 +28,9 @@ class Shard:
     def cut(self, x: Tensor) -> Tensor:
         """This rank's shard, in memory of its own so that the whole can be freed."""
         degree, rank = self.mesh.size(), self.mesh.get_local_rank()
-        return torch.cat([part.tensor_split(degree, self.dim)[rank] for part in x.split(self.parts, self.dim)], self.dim)
+        return torch.cat(
+            [part.tensor_split(degree, self.dim)[rank] for part in x.split(self.parts, self.dim)], self.dim
+        )
 
     def restore(self, x: Tensor) -> Tensor:
         """The whole parameter, from every rank's shard."""
@@ -40,20 +42,22 @@ class Shard:
         ]
         return torch.cat(whole, self.dim)
 
+
 class NormAcrossHeads(nn.RMSNorm):
     """RMSNorm over a width that is sharded: only the mean square crosses ranks, in float32."""
 
-    def __init__(self, norm: nn.RMSNorm, mesh: DeviceMesh):
-        super().__init__(norm.normalized_shape, norm.eps, elementwise_affine=False)
-        self.weight = norm.weight if norm.weight is None else _frozen(Shard(0, tuple(norm.weight.shape), mesh).cut(norm.weight))
-        self.width, self.mesh = norm.normalized_shape[0], mesh
+    def __init__(self, norm: nn.RMSNorm, shard: Shard):
+        super().__init__(list(norm.normalized_shape), norm.eps, elementwise_affine=False)
+        self.weight = None if norm.weight is None else _parameter(shard.cut(norm.weight), norm.weight)
+        self.width, self.mesh = norm.normalized_shape[0], shard.mesh
 
-    def forward(self, input: Tensor) -> Tensor:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))
         mean_square = all_reduce(x.square().sum(-1, keepdim=True), self.mesh) / self.width
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         x = x * torch.rsqrt(mean_square + eps)
-        return (x if self.weight is None else x * self.weight).to(input.dtype)
+        return (x if self.weight is None else x * self.weight).to(dtype)
 
 
 def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> None:
@@ -71,7 +75,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     """
     config: Any = model.config
     width = config[spec.heads] * config[spec.head_dim]
-    steps = [
+    steps: list[tuple[str, Any, str | Fused, tuple[int, ...]]] = [
         (name, module, style, _check(f"{spec.title}: {name}", module, style, width, mesh.size()))
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
@@ -82,7 +86,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         if style == "heads":
             _share_heads(module, mesh, undo)
         elif style == "norm_across_heads":
-            _replace_norm(model, name, module, mesh, undo)
+            _replace_norm(model, name, module, Shard(0, parts, mesh), undo)
         elif style == "rowwise":
             _shard_rows(module, Shard(1, parts, mesh), undo)
         else:
@@ -120,8 +124,10 @@ def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> Non
     for blocks in spec.blocks:
         for name, module in model.get_submodule(blocks.path).named_modules(prefix=blocks.path):
             if isinstance(module, nn.Linear) and name not in planned | replicated:
-                raise ValueError(f"{spec.title}: the fact sheet does not say how to shard {name}, a linear of a block; "
-                                 f"undo what added it (fused projections, an adapter) before enable_cache.")
+                raise ValueError(
+                    f"{spec.title}: the fact sheet does not say how to shard {name}, a linear of a block; "
+                    f"undo what added it (fused projections, an adapter) before enable_cache."
+                )
 
 
 def _share_heads(attention: Any, mesh: DeviceMesh, undo: ExitStack) -> None:
@@ -129,42 +135,55 @@ def _share_heads(attention: Any, mesh: DeviceMesh, undo: ExitStack) -> None:
     attention.heads //= mesh.size()
 
 
-def _replace_norm(model: nn.Module, name: str, norm: nn.RMSNorm, mesh: DeviceMesh, undo: ExitStack) -> None:
-    undo.callback(model.set_submodule, name, norm)
-    model.set_submodule(name, NormAcrossHeads(norm, mesh))
+def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:
+    sharded = NormAcrossHeads(norm, shard)
+    model.set_submodule(name, sharded)
+
+    @undo.callback
+    def restore() -> None:
+        if sharded.weight is not None:
+            norm.weight = _parameter(shard.restore(sharded.weight), norm.weight)
+        model.set_submodule(name, norm)
 
 
 def _shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
     sizes = shard_sizes(linear.out_features, shard.mesh.size())
-    _set_weights(linear, shard.cut(linear.weight), linear.bias if linear.bias is None else shard.cut(linear.bias))
-    if gather:
-        hook = linear.register_forward_hook(lambda module, args, output: all_gather(output, -1, sizes, shard.mesh))
-        undo.callback(hook.remove)
+    _set_weights(linear, shard.cut(linear.weight), None if linear.bias is None else shard.cut(linear.bias))
 
     @undo.callback
     def restore() -> None:
-        bias = linear.bias if linear.bias is None else shard.restore(linear.bias)
-        _set_weights(linear, shard.restore(linear.weight), bias)
+        _set_weights(linear, shard.restore(linear.weight), None if linear.bias is None else shard.restore(linear.bias))
+
+    def gather_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return all_gather(output, -1, sizes, shard.mesh)
+
+    if gather:
+        undo.callback(linear.register_forward_hook(gather_output).remove)
 
 
 def _shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
-    whole_bias = linear.bias
-    # The sum over the ranks is to have the bias once, so one rank adds it.
-    keeps_bias = whole_bias is None or shard.mesh.get_local_rank() == 0
-    _set_weights(linear, shard.cut(linear.weight), whole_bias if keeps_bias else torch.zeros_like(whole_bias))
-    undo.callback(linear.register_forward_hook(lambda module, args, output: all_reduce(output, shard.mesh)).remove)
+    bias = linear.bias
+    if bias is not None and shard.mesh.get_local_rank() > 0:
+        bias = torch.zeros_like(bias)  # the sum over the ranks is to have the bias once
+    _set_weights(linear, shard.cut(linear.weight), bias)
 
     @undo.callback
     def restore() -> None:
-        _set_weights(linear, shard.restore(linear.weight), None)
-        linear.bias = whole_bias
+        bias = None if linear.bias is None else all_reduce(linear.bias.clone(), shard.mesh)
+        _set_weights(linear, shard.restore(linear.weight), bias)
+
+    def reduce_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return all_reduce(output, shard.mesh)
+
+    undo.callback(linear.register_forward_hook(reduce_output).remove)
 
 
 def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    linear.weight = _frozen(weight)
-    linear.bias = None if bias is None else _frozen(bias)
+    linear.weight = _parameter(weight, linear.weight)
+    if bias is not None:
+        linear.bias = _parameter(bias, linear.bias)
     linear.out_features, linear.in_features = weight.shape
 
 
-def _frozen(x: Tensor) -> nn.Parameter:
-    return nn.Parameter(x, requires_grad=False)
+def _parameter(x: Tensor, before: Tensor) -> nn.Parameter:
+    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)

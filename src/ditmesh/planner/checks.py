@@ -29,14 +29,15 @@ def check_layout(
                 f"use tp_size, ulysses_size or ring_size."
             )
     if parallelism.extra_parallel_modules:
-        raise ValueError("extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; "
-                         "leave it out.")
+        raise ValueError(
+            "extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; leave it out."
+        )
+    _check_heads(parallelism, spec.title, config[spec.heads])
     if world_size is not None and parallelism.world_size != world_size:
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
             f"torchrun --nproc_per_node={parallelism.world_size}, or choose sizes whose product is {world_size}."
         )
-    _check_heads(parallelism, spec.title, config[spec.heads])
 
 
 def _check_heads(parallelism: ParallelismConfig, title: str, heads: int) -> None:

@@ -1,0 +1,127 @@
+"""Attention across ranks equals attention on one, for any lengths, heads and masks."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ditmesh import ParallelismConfig
+from ditmesh.attention.backend import attention
+from ditmesh.attention.local import KERNELS, flash, math
+from ditmesh.attention.ring import merge
+from ditmesh.attention.sequence import LayerContext, Sequence
+from ditmesh.attention.ulysses import gather_heads, scatter_heads
+from ditmesh.collectives import shard, shard_sizes
+from ditmesh.mesh import build_mesh
+from tests.ranks import Ranks
+from tests.transformers import relative_error
+
+STREAMS = ("text", "image")
+RANKS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def attend(
+    layout: str, text: int, image: int, heads: int, real: list[int] | None, dtype: torch.dtype, kernel: str = "native"
+) -> float:
+    """The error of this rank's share of a joint attention over text and image, with ``real[i]`` real text tokens."""
+    sequence = Sequence(build_mesh(ParallelismConfig.parse(layout), "cpu"))
+    batch = len(real or [0])
+    whole = [(torch.randn(batch, text, heads, 8, dtype=dtype), torch.randn(batch, image, heads, 8, dtype=dtype))
+             for _ in range(3)]  # fmt: skip
+    keep = torch.arange(text)[None] < torch.tensor(real or [text])[:, None]
+    mask = torch.cat([keep, torch.ones(batch, image, dtype=torch.bool)], dim=1)[:, None, None]
+    joint = [torch.cat(pair, dim=1).transpose(1, 2) for pair in whole]
+    want = F.scaled_dot_product_attention(*joint, attn_mask=mask).transpose(1, 2).split([text, image], dim=1)
+
+    q, k, v = (
+        torch.cat([sequence.cut(x, 1, name) for name, x in zip(STREAMS, pair, strict=True)], 1) for pair in whole
+    )
+    local_mask = None
+    if real:
+        sequence.masks["text"] = keep
+        image_share = torch.ones(batch, sequence.held(("image",))[0][0], dtype=torch.bool)
+        local_mask = torch.cat([sequence.cut(keep, 1, "text"), image_share], dim=1)[:, None, None]
+    out = attention(kernel, q, k, v, local_mask, _parallel_config=LayerContext("attn", sequence, STREAMS))
+    shares = out.split([tokens for tokens, _ in sequence.held(STREAMS)], dim=1)
+    return max(
+        relative_error(sequence.gather(share, 1, name), expected)
+        for name, share, expected in zip(STREAMS, shares, want, strict=True)
+    )
+
+
+def round_trip(lengths: list[int], heads: int) -> bool:
+    """Scattering heads gives this rank its heads of all tokens, and gathering gives its tokens back."""
+    mesh = build_mesh(ParallelismConfig(ulysses_size=len(lengths)), "cpu")["ulysses"]
+    rank = mesh.get_local_rank()
+    q, k = torch.randn(2, sum(lengths), 2, heads, 3).unbind(2)
+    mine = [x.split(lengths, dim=1)[rank] for x in (q, k)]
+    scattered = scatter_heads(mine, lengths, mesh)
+    expected = torch.stack([shard(x, 2, mesh).transpose(0, 1) for x in (q, k)], dim=2)
+    return torch.equal(scattered, expected) and torch.equal(
+        gather_heads(scattered[:, :, 1], lengths, heads, mesh), mine[1]
+    )
+
+
+@RANKS
+@given(lengths=st.lists(st.integers(0, 5), min_size=3, max_size=3), heads=st.integers(3, 7))
+def test_scattering_heads_and_gathering_them_is_the_identity(ranks: Ranks, lengths: list[int], heads: int) -> None:
+    assert all(ranks.run(round_trip, 3, lengths, heads))
+
+
+@RANKS
+@given(
+    layout=st.sampled_from(["ulysses3", "ring3", "ulysses2", "ring2", "ring2.ulysses2"]),
+    text=st.integers(1, 9),
+    image=st.integers(1, 20),
+    heads=st.integers(3, 5),
+    padding=st.lists(st.integers(0, 9), min_size=0, max_size=3),
+)
+def test_any_lengths_heads_and_masks(
+    ranks: Ranks, layout: str, text: int, image: int, heads: int, padding: list[int]
+) -> None:
+    real = [max(text - pad, 0) for pad in padding] or None
+    world = ParallelismConfig.parse(layout).world_size
+    assert max(ranks.run(attend, world, layout, text, image, heads, real, torch.float64)) <= 1e-12
+
+
+def test_low_precision_is_merged_in_float32(ranks: Ranks) -> None:
+    for layout in ("ring3", "ring2.ulysses2"):
+        world = ParallelismConfig.parse(layout).world_size
+        assert max(ranks.run(attend, world, layout, 5, 33, 4, None, torch.bfloat16)) <= 2**-7
+
+
+def test_every_cpu_kernel_runs_in_a_ring(ranks: Ranks) -> None:
+    for kernel in ("native", "_native_flash", "_native_math"):
+        assert max(ranks.run(attend, 3, "ring3", 5, 11, 4, [2, 5], torch.float64, kernel)) <= 1e-12
+
+
+@given(
+    parts=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    queries=st.integers(1, 5),
+    magnitude=st.sampled_from([1.0, 30.0, 300.0]),
+)
+def test_merging_parts_is_attention_over_all_keys(parts: list[int], queries: int, magnitude: float) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, queries, 8, dtype=torch.float64) * magnitude
+    k, v = torch.randn(2, 2, 3, sum(parts), 8, dtype=torch.float64)
+    want, want_lse = math(q, k, v, None, None)
+    pieces = [flash(q, k, v, None, None) for k, v in zip(k.split(parts, 2), v.split(parts, 2), strict=True)]
+    out, lse = pieces[0]
+    for piece in pieces[1:]:
+        out, lse = merge(out, lse, *piece)
+    assert relative_error(out, want) <= 1e-12
+    assert relative_error(lse, want_lse) <= 1e-12
+
+
+@given(length=st.integers(0, 50), degree=st.integers(1, 9))
+def test_shards_are_those_of_tensor_split(length: int, degree: int) -> None:
+    assert shard_sizes(length, degree) == [len(part) for part in torch.arange(length).tensor_split(degree)]
+
+
+def test_the_definition_agrees_with_torch() -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, dtype=torch.float64)
+    mask = torch.zeros(2, 1, 1, 7, dtype=torch.float64).masked_fill(torch.rand(2, 1, 1, 7) < 0.5, -torch.inf)
+    mask[..., 0] = 0.0
+    for name in ("native", "_native_flash", "_native_math"):
+        out, _ = KERNELS[name](q, k, v, mask, 0.3)
+        assert relative_error(out, F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)) <= 1e-12
