@@ -44,8 +44,11 @@ def generate(
 ) -> None:
     """Draw a picture or a video with one of the examples.
 
-    Starts its own ranks: ditmesh generate demo --parallel ulysses2. Under torchrun it is one of them:
-    torchrun --nproc_per_node=2 -m ditmesh.generate demo --parallel ulysses
+    \b
+    It starts its own ranks:
+      ditmesh generate demo --parallel ulysses2
+    Under torchrun it is one of them:
+      torchrun --nproc_per_node=2 -m ditmesh.generate demo --parallel ulysses
     """
     if example == "list":
         # Imported here, as torch is below: `--help` has no use for it.
@@ -87,10 +90,10 @@ def be_a_rank(job: Job, world: World) -> int:
     from ditmesh.cli.devices import check_devices
     from ditmesh.cli.run import check_call, run
 
-    keep_quiet(world.rank == 0)
     with refusals(world):
         check_devices(job, world.ranks_here)
         check_call(job)
+    keep_quiet(world.rank == 0)
     try:
         return run(job, world)
     except ValueError as error:

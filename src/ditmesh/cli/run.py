@@ -1,5 +1,6 @@
 """One rank of a job: load, share out, warm up, draw, save, and compare if asked."""
 
+import difflib
 import gc
 import inspect
 import time
@@ -16,7 +17,7 @@ from rich.console import Console
 import ditmesh
 from ditmesh.cli import output, summary, verify
 from ditmesh.cli.devices import device_of, name_of
-from ditmesh.cli.job import Job, World
+from ditmesh.cli.job import OURS, Job, World
 from ditmesh.cli.memory import PhasePeaks, gauge_for
 from ditmesh.launch import cores
 
@@ -24,10 +25,12 @@ from ditmesh.launch import cores
 def check_call(job: Job) -> None:
     """Refuse an argument that the pipeline's call does not take, before any weight is read."""
     pipeline = getattr(diffusers, job.facts.class_name)  # diffusers' namespace loads its classes on demand
-    takes = inspect.signature(pipeline.__call__).parameters
+    takes = [name for name in inspect.signature(pipeline.__call__).parameters if name not in ("self", *OURS)]
     for name in job.asked:
         if name not in takes:
-            raise ValueError(f"{job.facts.class_name} takes no {name}; leave it out. It takes: {', '.join(takes)}.")
+            close = difflib.get_close_matches(name, takes, n=1)
+            cure = f"did you mean {close[0]}?" if close else f"leave it out, or use one of {', '.join(takes)}."
+            raise ValueError(f"{job.facts.class_name} takes no {name}; {cure}")
 
 
 def run(job: Job, world: World) -> int:
