@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="flux")
     parser.add_argument("--repeat", type=int, default=15)
     arguments = parser.parse_args()
-    print(
-        f"{'layout':>20} {'step / bare':>12} {'bare ms':>9} {'step ms':>9} {'MB sent':>9} {'calls':>6} {'|difference|':>17}"
-    )
+    print("              layout  step / bare   bare ms   step ms   MB sent  calls      |difference|")
     for layout in ["single", *arguments.layouts]:
         world = ParallelismConfig.parse(layout).world_size
         with tempfile.TemporaryDirectory() as folder:
