@@ -1,0 +1,214 @@
+"""The command line before anything is loaded: help, the list, layouts from words, and every wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ditmesh import ParallelismConfig, config
+from ditmesh.cli import main
+from ditmesh.cli.examples import EXAMPLES, find_example, for_pipeline
+from ditmesh.cli.job import World, choose_layout, prepare
+from ditmesh.cli.options import WORDS, Options
+
+NOTHING_ASKED = dict.fromkeys(Options.__annotations__) | dict.fromkeys(
+    ("vae_tiling", "vae_slicing", "track_memory", "verify"), False
+)
+
+
+@pytest.fixture
+def weightless(tmp_path):
+    """A saved FLUX.1 of 8 heads without a single weight: whatever loads it fails."""
+    folder = tmp_path / "weightless"
+    (folder / "transformer").mkdir(parents=True)
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
+    return str(folder)
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch, tmp_path):
+    """Run `ditmesh generate ...`, which must refuse with exit code 2; return the lines it wrote to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 2) -> list[str]:
+        with pytest.raises(SystemExit) as end:
+            main(["generate", *arguments])
+        assert end.value.code == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err.splitlines()
+
+    return run
+
+
+def options(**asked) -> Options:
+    return Options(**(NOTHING_ASKED | {"example": "flux", "repeat": 1} | asked))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"]], ids=" ".join)
+def test_help_needs_no_torch(arguments):
+    script = (
+        "import sys\nfrom ditmesh.cli import main\n"
+        f"try: main({arguments})\nexcept SystemExit as end: assert not end.code\n"
+        "sys.exit(str(sorted({'torch', 'diffusers', 'transformers', 'numpy', 'rich'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
+    assert "Usage: ditmesh" in done.stdout
+
+
+def test_help_answers_at_once():
+    def seconds():
+        before = time.perf_counter(), sum(os.times()[2:4])
+        subprocess.run([sys.executable, "-m", "ditmesh", "--help"], capture_output=True, check=True)
+        # On a busy machine the wall clock measures the others.
+        return min(time.perf_counter() - before[0], sum(os.times()[2:4]) - before[1])
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "door",
+    [["ditmesh", "generate", "list"], ["ditmesh.generate", "list"], ["ditmesh.generate", "generate", "list"]],
+    ids=" ".join,
+)
+def test_every_door_lists_the_examples(door):
+    environment = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run([sys.executable, "-m", *door], capture_output=True, text=True, env=environment, check=True)
+    lines = done.stdout.splitlines()
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in EXAMPLES)
+    assert max(map(len, lines)) <= 80
+    assert done.stderr == ""
+
+
+def test_the_words_are_those_of_the_config():
+    assert WORDS == config.WORDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--parallel tp5", ["tp_size=5", "8 attention heads", "use 1, 2, 4 or 8"]),
+        ("--parallel ulysses64", ["ulysses_size=64", "8 attention heads", "ring_size=64"]),
+        ("--nproc 3 --parallel tp2", ["tp2 is for 2 ranks", "--nproc says 3", "leave --nproc out"]),
+        ("--nproc 7 --parallel usp", ["'usp'", "7 is odd", "name the sizes"]),
+        ("--nproc 4 --parallel usp_tp", ["'usp_tp'", "8 ranks", "not 4"]),
+        ("--parallel ulyses4", ["no axis 'ulyses'", "did you mean 'ulysses'?"]),
+        ("--parallel ulyses --nproc 2", ["'ulyses'", "did you mean 'ulysses'?"]),
+        ("--parallel dp2", ["dp_size=2", "not built yet"]),
+        ("--nproc 2", ["2 ranks", "no --parallel", "--parallel ulysses2"]),
+        ("--num-frames 9", ["--num-frames", "FluxPipeline makes pictures"]),
+        ("--fps 9", ["--fps", "FluxPipeline makes pictures"]),
+        ("--verify", ["--verify", "this is one process", "add --parallel"]),
+        ("--warmup 0 --warmup-steps 2", ["--warmup-steps", "add --warmup 1"]),
+        ("--generator-device tpu", ["'tpu'", "cpu or cuda"]),
+        ("--extra-input-kwargs {a", ["'{a'", "no Python dict"]),
+        ("--extra-input-kwargs 3", ["'3'", "no dict"]),
+        ("--extra-input-kwargs {'generator':3}", ["generator", "leave it out"]),
+        ("--save-path picture.mp4", ["picture.mp4", "a picture", ".png"]),
+        ("--save-path .", ["--save-path", "end the name in .png"]),
+        ("--save-path weightless/model_index.json/a.png", ["model_index.json is a file, not a folder"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_input_is_one_line_and_nothing_is_loaded(refused, weightless, arguments, words):
+    (line,) = refused("flux", "--model-path", weightless, *arguments.split())
+    assert line.startswith("Error: ")
+    assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("flax", ["no example 'flax'", "did you mean 'flux'?"]),
+        ("zzz", ["no example 'zzz'", "demo, flux, flux2"]),
+        ("flux --model-path /nowhere/at/all", ["no folder /nowhere/at/all", "pipe.save_pretrained"]),
+        ("flux --model-path .", [". has no model_index.json", "pipe.save_pretrained"]),
+    ],
+    ids=["a typo", "no such example", "no such folder", "no pipeline"],
+)
+def test_what_is_not_there_is_named(refused, arguments, words):
+    (line,) = refused(*arguments.split())
+    assert [word for word in words if word not in line] == []
+
+
+def test_a_model_that_nobody_can_fetch_is_one_line(refused, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (line,) = refused("flux", "--model-path", "no-one/has-this")
+    assert "no-one/has-this is no folder here and not in the hub's cache" in line
+
+
+def test_a_word_without_a_number_of_ranks_asks_for_it(refused, weightless, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    (line,) = refused("flux", "--model-path", weightless, "--parallel", "ulysses")
+    assert "add --nproc 2" in line
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    assert str(choose_layout("ulysses_tp", None, World())) == "ulysses2.tp2"
+
+
+def test_a_flag_that_does_not_exist_is_unknown(refused):
+    assert "No such option: --cache" in refused("flux", "--cache")[-1]
+
+
+def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
+    for rank, lines in ((0, 1), (1, 0)):
+        for name, value in {"RANK": rank, "WORLD_SIZE": 3, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 3}.items():
+            monkeypatch.setenv(name, str(value))
+        assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
+
+
+@pytest.mark.parametrize(
+    ("word", "ranks", "layout"),
+    [
+        ("tp", 3, "tp3"),
+        ("usp", 4, "ring2.ulysses2"),
+        ("ulysses_tp", 4, "ulysses2.tp2"),
+        ("usp_tp", 8, "ring2.ulysses2.tp2"),
+    ],
+)
+def test_a_word_shares_out_all_ranks(word, ranks, layout):
+    launched = World(size=ranks, ranks_here=ranks, launched=True)
+    assert choose_layout(word, None, launched) == choose_layout(word, ranks, World()) == ParallelismConfig.parse(layout)
+
+
+def test_a_launcher_and_its_ranks_make_the_same_job(weightless):
+    asked = options(model_path=weightless, parallel="usp", nproc=4)
+    rank = World.read({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert rank == World(rank=3, size=4, local_rank=1, ranks_here=2, launched=True)
+    assert prepare(asked, World()) == prepare(asked, rank)
+
+
+def test_what_the_user_asks_goes_before_the_example(weightless):
+    asked = options(model_path=weightless, prompt="a dog", steps=3, extra_input_kwargs="{'height': 64}", height=32)
+    job = prepare(asked, World())
+    assert job.call == {"prompt": "a dog", "height": 64, "width": 1024, "num_inference_steps": 3}
+    assert job.asked == {"prompt", "num_inference_steps", "height"}
+
+
+def test_a_variable_names_a_local_copy(weightless, monkeypatch):
+    monkeypatch.setenv("FLUX_DIR", weightless)
+    assert prepare(options(), World()).model == weightless
+
+
+def test_an_example_fits_the_pipeline_it_is_given():
+    example = for_pipeline(find_example("demo"), "WanPipeline")
+    assert (example.height, example.steps, example.frames, example.suffixes) == (128, 28, 49, (".mp4",))
+    assert "guidance_scale" in example.call
+    assert "true_cfg_scale" not in example.call
+    with pytest.raises(ValueError, match="no example calls; use one of FluxPipeline, Flux2Pipeline"):
+        for_pipeline(find_example("demo"), "StableDiffusionPipeline")
+
+
+def test_every_example_names_a_pipeline_that_diffusers_has():
+    import diffusers
+
+    assert all(example.pipeline in dir(diffusers) for example in EXAMPLES.values())
