@@ -12,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
 
     logging.disable(logging.CRITICAL)  # its log repeats what `tell` says, at length
     try:
-        run.main([*agent_arguments(nproc), "ditmesh.launch", module, *arguments])
+        with tempfile.TemporaryDirectory(prefix="ditmesh-") as folder:  # for the ranks' last words
+            run.main([*agent_arguments(nproc, folder), "ditmesh.launch", module, *arguments])
     except ChildFailedError as error:
         return tell(error.failures)
     except SignalException as stopped:
@@ -62,12 +64,13 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
     return 0
 
 
-def agent_arguments(nproc: int) -> list[str]:
+def agent_arguments(nproc: int, folder: str) -> list[str]:
     """The options of torch.distributed.run: one machine, a port that the store itself finds free."""
     return [
         "--standalone",
         "--local-addr=127.0.0.1",
         f"--nproc-per-node={nproc}",
+        f"--log-dir={folder}",
         f"--shutdown-timeout={SECONDS_TO_CLOSE}",
         "--module",
     ]
