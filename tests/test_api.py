@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.models import SPECS
+from tests.cases import CASES
 from tests.ranks import RankFailure, Ranks
-from tests.transformers import FAMILIES, SHAPES, build, forward, relative_error, serial
+from tests.transformers import SHAPES, build, forward, relative_error, serial
 
 EVEN, ODD = SHAPES["even"], SHAPES["odd"]
 
@@ -50,17 +51,17 @@ def enable_and_disable(name: str, layout: str) -> bool:
 
 
 @pytest.mark.parametrize("layout", ["tp2", "ring2", "ulysses2"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_disable_takes_everything_back(ranks: Ranks, name: str, layout: str) -> None:
     assert all(ranks.run(enable_and_disable, 2, name, layout))
 
 
 def several_in_one_process() -> list[Tensor]:
     """Two layouts and an untouched model side by side, run in turns."""
-    bare, inputs = build("FluxTransformer2DModel", ODD, torch.float32)
-    cut, _ = enabled("FluxTransformer2DModel", "ulysses2")
-    sharded, _ = enabled("FluxTransformer2DModel", "tp2")
-    other, other_inputs = enabled("WanTransformer3DModel", "ring2")
+    bare, inputs = build("flux", ODD, torch.float32)
+    cut, _ = enabled("flux", "ulysses2")
+    sharded, _ = enabled("flux", "tp2")
+    other, other_inputs = enabled("wan", "ring2")
     outputs = []
     for _ in range(2):
         outputs += [forward(model, inputs) for model in (bare, cut, sharded)]
@@ -70,7 +71,7 @@ def several_in_one_process() -> list[Tensor]:
 
 def test_layouts_and_untouched_models_live_side_by_side(ranks: Ranks) -> None:
     with torch.no_grad():
-        want = serial("FluxTransformer2DModel", ODD, torch.float32)
+        want = serial("flux", ODD, torch.float32)
     for outputs in ranks.run(several_in_one_process, 2):
         assert torch.equal(outputs[0], want)
         assert all(relative_error(got, want) <= 1e-5 for got in outputs)
@@ -78,9 +79,9 @@ def test_layouts_and_untouched_models_live_side_by_side(ranks: Ranks) -> None:
 
 def other_calls(layout: str) -> list[float]:
     """Errors of calls that are not the plain one, on one enabled model."""
-    model, inputs = enabled("FluxTransformer2DModel", layout)
-    bare, _ = build("FluxTransformer2DModel", ODD, torch.float32)
-    longer = build("FluxTransformer2DModel", (2, (4, 7), 3, False), torch.float32)[1]
+    model, inputs = enabled("flux", layout)
+    bare, _ = build("flux", ODD, torch.float32)
+    longer = build("flux", (2, (4, 7), 3, False), torch.float32)[1]
     residuals = inputs | {
         "controlnet_block_samples": [torch.randn(1, 25, 64) for _ in range(2)],
         "controlnet_single_block_samples": (torch.randn(1, 25, 64),),
@@ -105,8 +106,8 @@ def test_one_enabled_model_takes_every_call(ranks: Ranks, layout: str) -> None:
 
 def two_transformers() -> list[float]:
     """A pipeline with two transformers, as Wan 2.2 has."""
-    bare = [build("WanTransformer3DModel", ODD, torch.float32, seed) for seed in (0, 1)]
-    models = {f"transformer_{i}": build("WanTransformer3DModel", ODD, torch.float32, i)[0] for i in (0, 1)}
+    bare = [build("wan", ODD, torch.float32, seed) for seed in (0, 1)]
+    models = {f"transformer_{i}": build("wan", ODD, torch.float32, i)[0] for i in (0, 1)}
     pipe = SimpleNamespace(components=models | {"scheduler": object()})
     assert ditmesh.enable_cache(pipe, parallelism_config=ParallelismConfig(ulysses_size=2)) is pipe
     return [
@@ -120,7 +121,7 @@ def test_both_transformers_of_a_pipeline_are_enabled(ranks: Ranks) -> None:
 
 
 def modulation_shards(layout: str) -> dict[str, int]:
-    model, _ = enabled("QwenImageTransformer2DModel", layout)
+    model, _ = enabled("qwen_image", layout)
     return {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
@@ -135,12 +136,12 @@ def test_a_rank_holds_its_share_of_every_block(ranks: Ranks) -> None:
 
 
 def no_layout() -> None:
-    model, inputs = build("FluxTransformer2DModel", ODD, torch.float32)
+    model, inputs = build("flux", ODD, torch.float32)
     before = state(model)
     ditmesh.enable_cache(model, parallelism_config=ParallelismConfig())
     after = state(model)
     assert [entry[1:] for entry in after] == [entry[1:] for entry in before]
-    assert torch.equal(forward(model, inputs), serial("FluxTransformer2DModel", ODD, torch.float32))
+    assert torch.equal(forward(model, inputs), serial("flux", ODD, torch.float32))
 
 
 def test_no_layout_leaves_the_model_as_it_is() -> None:
@@ -149,8 +150,8 @@ def test_no_layout_leaves_the_model_as_it_is() -> None:
 
 
 def test_the_kernel_can_be_chosen_without_a_layout() -> None:
-    model, inputs = build("WanTransformer3DModel", ODD, torch.float32)
-    other, _ = build("WanTransformer3DModel", ODD, torch.float32)
+    model, inputs = build("wan", ODD, torch.float32)
+    other, _ = build("wan", ODD, torch.float32)
     with torch.no_grad():
         want = forward(model, inputs)
         ditmesh.enable_cache(model, attention_backend="_native_math")
@@ -188,7 +189,7 @@ def refusal(call: Any) -> str:
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused(kwargs: dict[str, Any], message: str) -> None:
-    model, _ = build("FluxTransformer2DModel", ODD, torch.float32)
+    model, _ = build("flux", ODD, torch.float32)
     before = state(model)
     assert message in refusal(lambda: ditmesh.enable_cache(model, **kwargs))
     assert state(model) == before
@@ -209,7 +210,7 @@ def refusals_on_ranks() -> dict[str, str]:
         messages[name] = refusal(lambda: ditmesh.enable_cache(model, **kwargs))
         assert state(model) == before
 
-    flux = "FluxTransformer2DModel"
+    flux = "flux"
     model, inputs = build(flux, ODD, torch.float32)
     model.fuse_qkv_projections()
     keep("fused", model, parallelism_config=ParallelismConfig(tp_size=2))
@@ -243,7 +244,7 @@ def test_what_ranks_refuse(ranks: Ranks) -> None:
 
 def shared_processor() -> float:
     """One processor instance in every layer, as set_attn_processor leaves it."""
-    model, inputs = build("WanTransformer3DModel", ODD, torch.float32)
+    model, inputs = build("wan", ODD, torch.float32)
     want = forward(model, inputs)
     model.set_attn_processor(type(model.blocks[0].attn1.processor)())
     ditmesh.enable_cache(model, parallelism_config=ParallelismConfig(ulysses_size=2))
@@ -255,7 +256,7 @@ def test_a_shared_processor_is_not_confused(ranks: Ranks) -> None:
 
 
 def masked_where_the_sheet_knows_no_mask() -> str:
-    model, inputs = enabled("FluxTransformer2DModel", "ulysses2")
+    model, inputs = enabled("flux", "ulysses2")
     mask = torch.ones(1, 1, 1, 16, dtype=torch.bool)
     return refusal(lambda: model(**inputs, joint_attention_kwargs={"attention_mask": mask}))
 

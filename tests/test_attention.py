@@ -41,7 +41,7 @@ def attend(
         sequence.masks["text"] = keep
         image_share = torch.ones(batch, sequence.held(("image",))[0][0], dtype=torch.bool)
         local_mask = torch.cat([sequence.cut(keep, 1, "text"), image_share], dim=1)[:, None, None]
-    out = attention(kernel, q, k, v, local_mask, _parallel_config=LayerContext("attn", sequence, STREAMS))
+    out = attention(kernel, q, k, v, local_mask, _parallel_config=LayerContext("attn", sequence, STREAMS, STREAMS))
     shares = out.split([tokens for tokens, _ in sequence.held(STREAMS)], dim=1)
     return max(
         relative_error(sequence.gather(share, 1, name), expected)
@@ -125,3 +125,28 @@ def test_the_definition_agrees_with_torch() -> None:
     for name in ("native", "_native_flash", "_native_math"):
         out, _ = KERNELS[name](q, k, v, mask, 0.3)
         assert relative_error(out, F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)) <= 1e-12
+
+
+def across_streams(layout: str, lengths: tuple[int, int], pairwise: bool) -> float:
+    """Queries of one stream, keys of another, a whole mask of numbers or one for each pair of query and key."""
+    sequence = Sequence(build_mesh(ParallelismConfig.parse(layout), "cpu"))
+    audio, video = lengths
+    q = torch.randn(2, audio, 3, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, video, 3, 8, dtype=torch.float64)
+    mask = torch.randn(2, 1, audio if pairwise else 1, video, dtype=torch.float64)
+    mask[1, ..., video // 2 :] = -torch.inf
+    want = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=mask).transpose(1, 2)
+    shares = [sequence.cut(x, 1, name) for x, name in ((q, "audio"), (k, "video"), (v, "video"))]
+    layer = LayerContext("attn", sequence, ("audio",), ("video",))
+    return relative_error(sequence.gather(attention("native", *shares, mask, _parallel_config=layer), 1, "audio"), want)
+
+
+@RANKS
+@given(
+    layout=st.sampled_from(["ulysses3", "ring3", "ring2.ulysses2"]),
+    lengths=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    pairwise=st.booleans(),
+)
+def test_one_stream_attends_to_another(ranks: Ranks, layout: str, lengths: tuple[int, int], pairwise: bool) -> None:
+    world = ParallelismConfig.parse(layout).world_size
+    assert max(ranks.run(across_streams, world, layout, lengths, pairwise)) <= 1e-12

@@ -3,15 +3,16 @@
 import pytest
 
 from ditmesh import ParallelismConfig
+from tests.cases.common import HEAD_DIM, HEADS
 from tests.ranks import Ranks
-from tests.transformers import HEAD_DIM, HEADS, communication
+from tests.transformers import communication
 
 B, FLOAT, H = 2, 4, HEADS * HEAD_DIM
 SIDE, TEXT = (4, 6), 8
 IMAGE = SIDE[0] * SIDE[1]
 SHAPE, ODD = (B, SIDE, TEXT, False), (B, (5, 5), 7, False)
 FLUX, FLUX2, QWEN, WAN = (
-    "FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel", "WanTransformer3DModel",
+    "flux", "flux2", "qwen_image", "wan",
 )  # fmt: skip
 LAYERS = {FLUX: 4, FLUX2: 4, QWEN: 2, WAN: 2}  # attention layers over the cut sequence
 TOKENS = {FLUX: IMAGE + TEXT, FLUX2: IMAGE + TEXT, QWEN: IMAGE + TEXT, WAN: IMAGE}  # and how many tokens it has

@@ -53,13 +53,15 @@ class Gather:
 
 @dataclass(frozen=True)
 class Attention:
-    """The processor an attention module must hold, and the streams whose tokens attend to each other in it.
+    """The processor an attention module must hold, and the streams its queries and keys are made of, in order.
 
-    No streams: cross-attention over keys that every rank holds, which needs no communication.
+    Without ``keys`` the keys are of the queries' streams. No streams at all: attention to keys that every rank holds
+    (cross-attention to text), which needs no communication.
     """
 
     processor: str
     streams: tuple[str, ...] = ()
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from diffusers.models.attention_dispatch import (
 )
 from torch import Tensor
 
+from ditmesh.attention.intercept import intercepted
 from ditmesh.attention.local import CUDA_ONLY, KERNELS
 from ditmesh.attention.ring import ring_attention
 from ditmesh.attention.sequence import LayerContext
@@ -52,6 +53,8 @@ def check_backend(name: str, ring: int, device_type: str) -> None:
 
 def kernel_of(module: Any) -> str:
     """The name of the kernel an attention module computes with: its own, or diffusers' active one."""
+    if not _asks_dispatcher(module.processor):
+        return AttentionBackendName.NATIVE.value
     backend = module.processor._attention_backend
     return AttentionBackendName(backend or _AttentionBackendRegistry.get_active_backend()[0]).value
 
@@ -62,11 +65,40 @@ def reroute(module: Any, backend: AttentionBackendName, layer: LayerContext | No
     # A copy, since one processor may serve many modules, in this pipeline or in another.
     module.processor = copy.copy(before)
     module.processor._attention_backend, module.processor._parallel_config = backend, layer
+    if not _asks_dispatcher(before):
+        module.processor.__class__ = intercepted(type(before), _dispatch)
 
     def undo() -> None:
         module.processor = before
 
     return undo
+
+
+def _asks_dispatcher(processor: Any) -> bool:
+    """Whether a processor passes what it holds as ``_attention_backend`` and ``_parallel_config`` to the dispatcher."""
+    return "_parallel_config" in dir(type(processor))
+
+
+def _dispatch(processor: Any) -> Callable[..., Tensor]:
+    """torch's ``scaled_dot_product_attention``, [B, H, S, D], by the backend a processor holds."""
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        backend, layer = processor._attention_backend, processor._parallel_config
+        return dispatch_attention_fn(
+            q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=backend, parallel_config=layer
+        ).transpose(1, 2)
+
+    return attend
 
 
 def local_backend(name: str) -> AttentionBackendName:
@@ -108,67 +140,80 @@ def attention(
             query, key, value, mask, dropout_p, is_causal, scale, enable_gqa, backend=local_backend(kernel)
         )
 
-    if _parallel_config is None or not _parallel_config.streams:
+    layer = _parallel_config
+    if layer is None or not layer.queries:
         return local(query, key, value, attn_mask)
     if is_causal or dropout_p:
-        raise ValueError(f"{_parallel_config.name}: causal attention and dropout do not work on a sequence in shards.")
-    _check_shapes(query, key, attn_mask, _parallel_config)
+        raise ValueError(f"{layer.name}: causal attention and dropout do not work on a sequence cut into shards.")
+    _check_shapes(query, key, attn_mask, layer)
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[2] // x.shape[2], dim=2) for x in (key, value))
-    layer, masked = _parallel_config, attn_mask is not None
-    held = layer.sequence.held(layer.streams)
-    if all(is_own for _, is_own in held):
-        return _across_ranks(query, key, value, masked, scale, local, kernel, layer)
-    # Tokens that stand in for a share this rank does not have attend to nothing, and nothing to them.
-    own = torch.cat([torch.full((tokens,), is_own) for tokens, is_own in held])
+    own = _own_tokens(layer.sequence.held(layer.queries))
+    own_keys = _own_tokens(layer.sequence.held(layer.keys))
+    key, value = (x[:, own_keys] for x in (key, value))
+    out = _across_ranks(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
+    if isinstance(own, slice):
+        return out
     whole = torch.zeros_like(query)
-    query, key, value = (x[:, own] for x in (query, key, value))
-    whole[:, own] = _across_ranks(query, key, value, masked, scale, local, kernel, layer)
+    whole[:, own] = out
     return whole
+
+
+def _own_tokens(held: list[tuple[int, bool]]) -> slice | Tensor:
+    """What selects a rank's own tokens: those that stand in for a share it does not have attend to nothing."""
+    if all(is_own for _, is_own in held):
+        return slice(None)
+    return torch.cat([torch.full((tokens,), is_own) for tokens, is_own in held])
 
 
 def _across_ranks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    masked: bool,
+    given_mask: Tensor | None,
     scale: float | None,
     local: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
     kernel: str,
     layer: LayerContext,
 ) -> Tensor:
     """Ulysses inside, Ring outside; each is skipped where its axis has one rank."""
-    sequence, streams = layer.sequence, layer.streams
-    ulysses, ring, shards = sequence.ulysses, sequence.ring, sequence.shards(streams)
-    rows = [shards[i : i + ulysses.size()] for i in range(0, len(shards), ulysses.size())]
-    row = rows[ring.get_local_rank()]  # the ranks that trade heads with this one
-    if ulysses.size() > 1:
-        qkv_SB3HD = scatter_heads((query, key, value), row, ulysses)
+    sequence, ulysses, ring = layer.sequence, layer.sequence.ulysses, layer.sequence.ring
+    row, rows, key_rows = ring.get_local_rank(), sequence.rows(layer.queries), sequence.rows(layer.keys)
+    if ulysses.size() > 1 and layer.queries == layer.keys:
+        q, kv = scatter_heads((query, key, value), rows[row], ulysses).split([1, 2], dim=2)
+    elif ulysses.size() > 1:
+        q = scatter_heads((query,), rows[row], ulysses)
+        kv = scatter_heads((key, value), key_rows[row], ulysses)
     else:
-        qkv_SB3HD = torch.stack([x.transpose(0, 1) for x in (query, key, value)], dim=2)
+        q, kv = query.transpose(0, 1)[:, :, None], torch.stack([x.transpose(0, 1) for x in (key, value)], dim=2)
+    mask = None
+    if given_mask is not None:
+        mask = sequence.mask(given_mask, layer.queries, layer.keys, query.dtype if ring.size() > 1 else None)
+    q_BHSD = q[:, :, 0].permute(1, 2, 0, 3)
     if ring.size() > 1:
-        mask = sequence.additive_key_mask(streams, query) if masked else None
-        q_BHSD, kv_SB2HD = qkv_SB3HD[:, :, 0].permute(1, 2, 0, 3), qkv_SB3HD[:, :, 1:]
-        out = ring_attention(q_BHSD, kv_SB2HD, [sum(r) for r in rows], mask, scale, KERNELS[kernel], ring)
-        out_SBHD = out.permute(2, 0, 1, 3)
+        lengths = [sum(row) for row in key_rows]
+        out_SBHD = ring_attention(q_BHSD, kv, lengths, mask, scale, KERNELS[kernel], ring).permute(2, 0, 1, 3)
     else:
-        mask = sequence.key_mask(streams, query) if masked else None
-        q, k, v = qkv_SB3HD.permute(2, 1, 0, 3, 4)
-        out_SBHD = local(q, k, v, mask).transpose(0, 1)
+        k, v = kv.permute(2, 1, 0, 3, 4)
+        out_SBHD = local(q_BHSD.transpose(1, 2), k, v, mask).transpose(0, 1)
     if ulysses.size() > 1:
-        return gather_heads(out_SBHD, row, query.shape[2], ulysses)
+        return gather_heads(out_SBHD, rows[row], query.shape[2], ulysses)
     return out_SBHD.transpose(0, 1)
 
 
 def _check_shapes(query: Tensor, key: Tensor, mask: Tensor | None, layer: LayerContext) -> None:
     """Attention whose shape is not what the sheet says would be silently wrong: refuse it."""
-    tokens = sum(tokens for tokens, _ in layer.sequence.held(layer.streams))
-    expected = (len(query), 1, 1, tokens)
-    given = expected if mask is None else tuple(mask.shape)
-    if query.shape[1] != tokens or key.shape[1] != tokens or given != expected:
+    sequence = layer.sequence
+    tokens, keys = (sum(tokens for tokens, _ in sequence.held(streams)) for streams in (layer.queries, layer.keys))
+    wrong = (query.shape[1], key.shape[1]) != (tokens, keys)
+    if mask is not None:
+        whole, whole_keys = (sum(sequence.lengths[name] for name in streams) for streams in (layer.queries, layer.keys))
+        recorded = set(layer.keys) & set(sequence.masks)
+        wrong |= mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, tokens if recorded else whole)
+        wrong |= mask.shape[-1] != (keys if recorded else whole_keys)
+    if wrong:
         raise ValueError(
-            f"{layer.name} attends from {query.shape[1]} tokens to {key.shape[1]} with a mask {given}, where its "
-            f"streams {layer.streams} have {tokens} tokens on this rank; the fact sheet does not cover this call."
+            f"{layer.name} attends from {query.shape[1]} tokens to {key.shape[1]} with a mask "
+            f"{None if mask is None else tuple(mask.shape)}, where its streams {layer.queries} and {layer.keys} have "
+            f"{tokens} and {keys} on this rank; the fact sheet does not cover this call."
         )
-    if mask is not None and not set(layer.streams) & set(layer.sequence.masks):
-        raise ValueError(f"{layer.name} is given a mask that the fact sheet's cp_plan does not cut.")

@@ -7,7 +7,6 @@ overlaps with.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -20,7 +19,7 @@ from ditmesh.collectives import Rotation
 def merge(out: Tensor, lse: Tensor, part_out: Tensor, part_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over the union of two sets of keys, from the attention [B, H, S, D] and log-sum-exp over each."""
     share = torch.sigmoid(part_lse - lse).unsqueeze(-1)
-    return torch.lerp(out, part_out.to(out.dtype), share), lse - F.logsigmoid(lse - part_lse)
+    return torch.lerp(out, part_out.to(out.dtype), share), torch.logaddexp(lse, part_lse)
 
 
 def ring_attention(
@@ -37,7 +36,7 @@ def ring_attention(
     Args:
         q: [B, H, S_q, D], this rank's queries.
         kv_SB2HD: [S, B, 2, H, D], this rank's keys and values; ``lengths[i]`` is S on rank i of the ring.
-        mask: additive, [B, 1, 1, sum of lengths], for the keys of all ranks in ring order.
+        mask: additive, [B, 1, S_q or 1, sum of lengths], for the keys of all ranks in ring order.
         scale: the softmax scale, 1 / sqrt(D) if None.
         kernel: one rank's attention.
         mesh: the ring.

@@ -9,13 +9,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.collectives import all_gather, shard, shard_sizes
 from ditmesh.mesh import sequence_mesh
 
+Streams = tuple[str, ...]
+
 
 @dataclass
 class Sequence:
     """The streams of one transformer: whole lengths, and padding masks if a stream has one.
 
     Whoever cuts a tensor records its whole length here, so that no rank ever has to ask another for a size. Masks are
-    known whole on every rank before they are cut, so no mask is ever sent.
+    known whole on every rank, so no mask is ever sent.
     """
 
     mesh: DeviceMesh
@@ -25,15 +27,14 @@ class Sequence:
     def __post_init__(self) -> None:
         self.ring, self.ulysses = self.mesh["ring"], self.mesh["ulysses"]
         self.ranks = sequence_mesh(self.mesh)
-        self._key_masks: dict[tuple[str, ...], Tensor] = {}
-        self._additive_masks: dict[tuple[str, ...], Tensor] = {}
+        self._orders: dict[tuple[Streams, torch.device], Tensor] = {}
+        self._reordered: dict[tuple[Streams, Streams, torch.dtype | None], tuple[Tensor, Tensor]] = {}
+        self._key_masks: dict[Streams, Tensor] = {}
 
     def begin(self) -> None:
         """Forget the last forward."""
-        self.lengths.clear()
-        self.masks.clear()
-        self._key_masks.clear()
-        self._additive_masks.clear()
+        for memory in (self.lengths, self.masks, self._orders, self._reordered, self._key_masks):
+            memory.clear()
 
     def cut(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """This rank's shard of a tensor along a stream.
@@ -55,43 +56,72 @@ class Sequence:
         sizes = self.shards((stream,))
         return all_gather(x.narrow(dim, 0, sizes[self.ranks.get_local_rank()]), dim, sizes, self.ranks)
 
-    def held(self, streams: tuple[str, ...]) -> list[tuple[int, bool]]:
+    def held(self, streams: Streams) -> list[tuple[int, bool]]:
         """How many tokens of each stream this rank holds, and whether they are a share of its own or a stand-in."""
         own = [self.shards((stream,))[self.ranks.get_local_rank()] for stream in streams]
         return [(max(tokens, 1), tokens > 0) for tokens in own]
 
-    def shards(self, streams: tuple[str, ...]) -> list[int]:
+    def shards(self, streams: Streams) -> list[int]:
         """Tokens on each rank where the streams' shards stand side by side."""
         each = [shard_sizes(self.lengths[stream], self.ranks.size()) for stream in streams]
         return [sum(sizes) for sizes in zip(*each, strict=True)]
 
-    def key_mask(self, streams: tuple[str, ...], like: Tensor) -> Tensor:
-        """The mask [B, 1, 1, S], true where a key is real, over the keys of all ranks in rank order."""
+    def rows(self, streams: Streams) -> list[list[int]]:
+        """The same, a list for each rank of the ring: the ranks that trade heads with each other."""
+        shards, degree = self.shards(streams), self.ulysses.size()
+        return [shards[i : i + degree] for i in range(0, len(shards), degree)]
+
+    def mask(self, given: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
+        """The mask of this rank's row of the ring, [B, 1, S_q or 1, S_k], with the keys of all ranks in rank order.
+
+        ``given`` is whole, in the order of the streams, unless the streams' padding masks were recorded when they were
+        cut. Worked out once a forward where the layers share a mask, as numbers to add to the scores if ``additive``.
+        """
+        whole = self._recorded(keys, given) if set(keys) & set(self.masks) else given
+        known, reordered = self._reordered.get((queries, keys, additive), (None, whole))
+        if known is not whole:
+            reordered = self._reorder(whole, queries, keys, additive)
+            self._reordered[queries, keys, additive] = (whole, reordered)
+        return reordered
+
+    def _recorded(self, streams: Streams, like: Tensor) -> Tensor:
         if streams not in self._key_masks:
-            whole = [
-                self.masks[name].bool()
-                if name in self.masks
-                else torch.ones((len(like), self.lengths[name]), dtype=torch.bool, device=like.device)
-                for name in streams
+            ones = [
+                torch.ones((len(like), self.lengths[name]), dtype=torch.bool, device=like.device) for name in streams
             ]
-            shards = [mask.tensor_split(self.ranks.size(), dim=1) for mask in whole]
-            keep = torch.cat([part for rank in zip(*shards, strict=True) for part in rank], dim=1)
-            self._key_masks[streams] = keep[:, None, None, :]
+            whole = [self.masks.get(name, one).bool() for name, one in zip(streams, ones, strict=True)]
+            self._key_masks[streams] = torch.cat(whole, dim=1)[:, None, None]
         return self._key_masks[streams]
 
-    def additive_key_mask(self, streams: tuple[str, ...], like: Tensor) -> Tensor:
-        """The same mask as numbers to add to the scores."""
-        if streams not in self._additive_masks:
-            # The lowest number instead of minus infinity: a part whose keys are all masked merges with weight zero.
-            lowest = torch.full((), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device)
-            self._additive_masks[streams] = torch.where(self.key_mask(streams, like), lowest.new_zeros(()), lowest)
-        return self._additive_masks[streams]
+    def _reorder(self, mask: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
+        mask = mask.index_select(-1, self._order(keys, mask.device))
+        if mask.shape[-2] > 1:
+            rows = [sum(row) for row in self.rows(queries)]
+            here = self._order(queries, mask.device).split(rows)[self.ring.get_local_rank()]
+            mask = mask.index_select(-2, here)
+        if additive is None:
+            return mask
+        # The lowest number instead of minus infinity: a part whose keys are all masked merges with weight zero.
+        lowest = torch.finfo(additive).min
+        if mask.dtype == torch.bool:
+            return torch.zeros(mask.shape, dtype=additive, device=mask.device).masked_fill(~mask, lowest)
+        return mask.to(additive).clamp(min=lowest)
+
+    def _order(self, streams: Streams, device: torch.device) -> Tensor:
+        """Positions in the streams laid end to end, in the order in which the ranks hold them."""
+        if (streams, device) not in self._orders:
+            lengths = [self.lengths[stream] for stream in streams]
+            positions = torch.arange(sum(lengths), device=device).split(lengths)
+            shards = [x.tensor_split(self.ranks.size()) for x in positions]
+            self._orders[streams, device] = torch.cat([part for rank in zip(*shards, strict=True) for part in rank])
+        return self._orders[streams, device]
 
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What one attention layer knows: the sequence it is part of, and which streams attend to each other in it."""
+    """What one attention layer knows: the sequence it is part of, and the streams of its queries and of its keys."""
 
     name: str
     sequence: Sequence
-    streams: tuple[str, ...]
+    queries: Streams
+    keys: Streams

@@ -1,9 +1,12 @@
-"""The fact sheets, by the exact class name of the transformer they describe."""
+"""The fact sheets, by the exact class name of the transformer they describe: every file of this folder is one."""
 
-from ditmesh.models import flux, flux2, qwen_image, wan
+import importlib
+import pkgutil
+
 from ditmesh.spec import ModelSpec
 
-SPECS: dict[str, ModelSpec] = {sheet.SPEC.transformer: sheet.SPEC for sheet in (flux, flux2, qwen_image, wan)}
+_SHEETS = [importlib.import_module(f"{__name__}.{sheet.name}") for sheet in pkgutil.iter_modules(__path__)]
+SPECS: dict[str, ModelSpec] = {sheet.SPEC.transformer: sheet.SPEC for sheet in _SHEETS}
 
 
 def spec_of(transformer: str) -> ModelSpec:

@@ -54,7 +54,8 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> 
                     f"{spec.title}: {name} holds a {found}, and only {fact.processor} is known to attend across ranks; "
                     f"take the adapter that set it off, or use tp_size alone."
                 )
-            layers[name] = (module, LayerContext(name, sequence, fact.streams))
+            keys = fact.streams if fact.keys is None else fact.keys
+            layers[name] = (module, LayerContext(name, sequence, fact.streams, keys))
     for name, module in model.named_modules():
         if "processor" in vars(module) and name not in layers:
             raise ValueError(
@@ -97,7 +98,9 @@ def _cut_at(
         cut = {key: _cut(bound[key], split, sequence) for key, split in inputs.items() if key in bound}
         return (), bound | cut
 
-    def cut_outputs(module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+    def cut_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return _cut(output, outputs[0], sequence)
         return tuple(_cut(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(output))
 
     if inputs:
