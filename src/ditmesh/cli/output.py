@@ -29,7 +29,7 @@ def save(films: np.ndarray, path: Path, fps: int) -> list[Path]:
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
     """[0, 1] to 0 ... 255."""
-    return (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _save_video(frames: np.ndarray, path: Path, fps: int) -> None:

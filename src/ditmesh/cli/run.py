@@ -113,7 +113,10 @@ def draw(pipe: Any, job: Job, steps: int | None = None) -> np.ndarray:
     call = dict(job.call) | ({"num_inference_steps": steps} if steps else {})
     noise = torch.Generator(job.generator_device).manual_seed(job.seed)
     drawn = pipe(**call, generator=noise, output_type="np")
-    return np.asarray(drawn.frames if job.example.frames else drawn.images[:, None])
+    films = np.asarray(drawn.frames if job.example.frames else drawn.images[:, None])
+    if not np.isfinite(films).all():
+        raise ValueError(f"{job.model} drew values that are no numbers, so there is no picture; check its weights.")
+    return films
 
 
 def gather(mine: dict[str, int]) -> list[dict[str, int]]:
