@@ -1,0 +1,1 @@
+"""A small model of coloured shapes: how it is drawn, trained and judged."""
