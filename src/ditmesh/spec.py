@@ -45,10 +45,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Gather:
-    """Put the shards of ``stream`` together again along dimension ``dim`` of a module's output."""
+    """Put the shards of ``stream`` together again along dimension ``dim`` of a tensor, or of each in a list."""
 
     dim: int
     stream: str = "image"
+
+
+Cut = Split | Gather
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class ModelSpec:
         tp_plan: module glob -> ``"colwise"``, ``"colwise_gather_output"``, ``"rowwise"``, ``"heads"`` (the module's
             ``heads`` counts those of one rank), ``"norm_across_heads"`` or a ``Fused``.
         replicated: glob of a block's linear that no rank shards -> the reason.
-        cp_plan: module glob ("" is the transformer) -> ``Gather``, or {argument name or output index: ``Split``}.
+        cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
+            index: ``Split`` or ``Gather``}.
         attention: attention module glob -> ``Attention``.
         heads, head_dim: the config keys that hold the number of attention heads and the width of one.
     """
@@ -84,7 +88,7 @@ class ModelSpec:
     title: str
     blocks: tuple[Blocks, ...]
     tp_plan: Mapping[str, str | Fused]
-    cp_plan: Mapping[str, Gather | Mapping[str | int, Split]]
+    cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict)
     heads: str = "num_attention_heads"

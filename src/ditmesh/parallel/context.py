@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Gather, ModelSpec, Split
+from ditmesh.spec import Cut, Gather, ModelSpec
 
 
 def apply_context_parallel(
@@ -37,10 +38,8 @@ def apply_context_parallel(
     undo.callback(model.register_forward_pre_hook(_begin(layers, sequence)).remove)
     for pattern, entry in spec.cp_plan.items():
         for name, module in expand(model, pattern):
-            if isinstance(entry, Gather):
-                undo.callback(module.register_forward_hook(_gather_output(entry, sequence)).remove)
-            else:
-                _cut_at(name or spec.transformer, module, entry, sequence, undo)
+            plan: Mapping[str | int, Cut] = entry if isinstance(entry, Mapping) else {0: entry}
+            _change_at(name or spec.transformer, module, plan, sequence, undo)
 
 
 def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> list[tuple[Any, LayerContext]]:
@@ -78,43 +77,47 @@ def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callab
     return begin
 
 
-def _gather_output(gather: Gather, sequence: Sequence) -> Callable[..., Tensor]:
-    return lambda module, args, output: sequence.gather(output, gather.dim, gather.stream)
-
-
-def _cut_at(
-    name: str, module: nn.Module, splits: Mapping[str | int, Split], sequence: Sequence, undo: ExitStack
+def _change_at(
+    name: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
 ) -> None:
-    """Cut the named arguments and the numbered outputs of a module."""
-    inputs = {key: split for key, split in splits.items() if isinstance(key, str)}
-    outputs = {key: split for key, split in splits.items() if isinstance(key, int)}
+    """Cut or gather the named arguments and the numbered outputs of a module."""
+    inputs = {key: cut for key, cut in plan.items() if isinstance(key, str)}
+    outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
     for key in inputs:
         if key not in names:
             raise ValueError(f"{name} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
 
-    def cut_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
-        cut = {key: _cut(bound[key], split, sequence) for key, split in inputs.items() if key in bound}
-        return (), bound | cut
+        changed = {key: _change(bound[key], cut, sequence) for key, cut in inputs.items() if key in bound}
+        return (), bound | changed
 
-    def cut_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def change_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
-            return _cut(output, outputs[0], sequence)
-        return tuple(_cut(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(output))
+            return _change(output, outputs[0], sequence)
+        named = vars(output) if isinstance(output, BaseOutput) else dict(enumerate(output))
+        changed = {
+            key: _change(x, outputs[i], sequence) if i in outputs else x for i, (key, x) in enumerate(named.items())
+        }
+        return type(output)(**changed) if isinstance(output, BaseOutput) else type(output)(changed.values())
 
     if inputs:
-        undo.callback(module.register_forward_pre_hook(cut_inputs, with_kwargs=True).remove)
+        undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
     if outputs:
-        undo.callback(module.register_forward_hook(cut_outputs).remove)
+        undo.callback(module.register_forward_hook(change_outputs).remove)
 
 
-def _cut(value: Any, split: Split, sequence: Sequence) -> Any:
-    """This rank's shard of a tensor, or of each tensor in a list; anything else stays as it is."""
+def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
+    """A tensor, or each tensor in a list, cut to this rank's shard or made whole; anything else stays as it is."""
     if isinstance(value, list | tuple):
-        return type(value)(_cut(x, split, sequence) for x in value)
-    if not isinstance(value, Tensor) or split.ndim not in (None, value.ndim):
+        return type(value)(_change(x, cut, sequence) for x in value)
+    if not isinstance(value, Tensor):
         return value
-    if split.mask:
-        sequence.masks[split.stream] = value
-    return sequence.cut(value, split.dim, split.stream)
+    if isinstance(cut, Gather):
+        return sequence.gather(value, cut.dim, cut.stream)
+    if cut.ndim not in (None, value.ndim):
+        return value
+    if cut.mask:
+        sequence.masks[cut.stream] = value
+    return sequence.cut(value, cut.dim, cut.stream)
