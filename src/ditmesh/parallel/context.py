@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -96,11 +96,9 @@ def _change_at(
     def change_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
             return _change(output, outputs[0], sequence)
-        named = vars(output) if isinstance(output, BaseOutput) else dict(enumerate(output))
-        changed = {
-            key: _change(x, outputs[i], sequence) if i in outputs else x for i, (key, x) in enumerate(named.items())
-        }
-        return type(output)(**changed) if isinstance(output, BaseOutput) else type(output)(changed.values())
+        values = vars(output).values() if isinstance(output, BaseOutput) else output
+        changed = [_change(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(values)]
+        return type(output)(*changed) if isinstance(output, BaseOutput) else type(output)(changed)
 
     if inputs:
         undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
