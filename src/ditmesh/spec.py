@@ -1,11 +1,12 @@
 """What a transformer is made of, as data: every strategy, the planner, the loader and the tests read these facts.
 
 Names of modules are globs in the vocabulary of diffusers' and transformers' plans: ``*`` stands for every child of a
-module, and a last ``?`` marks a module that only some variants of the model have.
+module, ``-1`` for the last one, and a last ``?`` marks a module that only some variants of the model have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,33 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """A module that counts its heads in the named attributes: they come to count those of one rank."""
+
+    counts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Split:
-    """Cut dimension ``dim`` of a tensor, or of every tensor in a list, over the ranks that share a sequence.
+    """Cut dimension ``dim`` of a tensor, or of every tensor in a list or dict, over the ranks that share a sequence.
 
     ``stream`` names the sequence the dimension runs along. With ``ndim`` only tensors of that many dimensions run
     along it (a timestep may be one number a sample or one a token). ``mask`` marks a padding mask, true where a token
-    is real.
+    is real. ``leading``: the stream is only what stands first in the tensor, and what follows is this rank's already.
     """
 
     dim: int
     stream: str = "image"
     ndim: int | None = None
     mask: bool = False
+    leading: bool = False
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """An argument that a sequence cut into shards cannot honour, and why: whoever passes it gets an error."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class Gather:
     stream: str = "image"
 
 
-Cut = Split | Gather
+Cut = Split | Gather | Refuse
 
 
 @dataclass(frozen=True)
@@ -76,23 +92,40 @@ class ModelSpec:
         title: what people call the model; errors use it.
         blocks: the lists of blocks, in the order they run.
         tp_plan: module glob -> ``"colwise"``, ``"colwise_gather_output"``, ``"rowwise"``, ``"heads"`` (the module's
-            ``heads`` counts those of one rank), ``"norm_across_heads"`` or a ``Fused``.
+            ``heads`` counts those of one rank), ``Heads``, ``"norm_across_heads"`` or a ``Fused``.
         replicated: glob of a block's linear that no rank shards -> the reason.
         cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
-            index: ``Split`` or ``Gather``}.
+            index: ``Cut``}.
         attention: attention module glob -> ``Attention``.
-        heads, head_dim: the config keys that hold the number of attention heads and the width of one.
+        covers: config key -> the values the sheet is right for, where other values make another model.
+        heads, head_dim: the config keys that hold the number of attention heads and the width of one, or what works
+            them out of the config.
+        width: the config key that holds the width of all heads together, where none holds that of one.
+        kv_heads: the config key that holds the number of key and value heads, where they may be fewer.
     """
 
     transformer: str
     title: str
     blocks: tuple[Blocks, ...]
-    tp_plan: Mapping[str, str | Fused]
+    tp_plan: Mapping[str, str | Fused | Heads]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict)
-    heads: str = "num_attention_heads"
-    head_dim: str = "attention_head_dim"
+    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    heads: str | Callable[[Mapping[str, Any]], int] = "num_attention_heads"
+    head_dim: str | Callable[[Mapping[str, Any]], int] = "attention_head_dim"
+    width: str = ""
+    kv_heads: str = ""
+
+    def count_heads(self, config: Mapping[str, Any]) -> int:
+        """The number of attention heads of a model of this configuration."""
+        return config[self.heads] if isinstance(self.heads, str) else self.heads(config)
+
+    def head_width(self, config: Mapping[str, Any]) -> int:
+        """The channels of one head of a model of this configuration."""
+        if self.width:
+            return config[self.width] // self.count_heads(config)
+        return config[self.head_dim] if isinstance(self.head_dim, str) else self.head_dim(config)
 
     def __str__(self) -> str:
         return self.transformer

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Cut, Gather, ModelSpec
+from ditmesh.spec import Cut, Gather, ModelSpec, Refuse
 
 
 def apply_context_parallel(
@@ -90,6 +91,9 @@ def _change_at(
 
     def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
+        for key, cut in inputs.items():
+            if isinstance(cut, Refuse) and bound.get(key) is not None:
+                raise ValueError(f"{name} was given {key}, which ring_size and ulysses_size cannot honour: {cut.why}")
         changed = {key: _change(bound[key], cut, sequence) for key, cut in inputs.items() if key in bound}
         return (), bound | changed
 
@@ -107,10 +111,12 @@ def _change_at(
 
 
 def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
-    """A tensor, or each tensor in a list, cut to this rank's shard or made whole; anything else stays as it is."""
+    """A tensor, or each in a list or dict, cut to this rank's shard or made whole; anything else stays as it is."""
+    if isinstance(value, dict):
+        return {key: _change(x, cut, sequence) for key, x in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_change(x, cut, sequence) for x in value)
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or isinstance(cut, Refuse):
         return value
     if isinstance(cut, Gather):
         return sequence.gather(value, cut.dim, cut.stream)
@@ -118,4 +124,8 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
         return value
     if cut.mask:
         sequence.masks[cut.stream] = value
+    if cut.leading:
+        length = sequence.lengths[cut.stream]
+        leading = sequence.cut(value.narrow(cut.dim, 0, length), cut.dim, cut.stream)
+        return torch.cat([leading, value.narrow(cut.dim, length, value.shape[cut.dim] - length)], cut.dim)
     return sequence.cut(value, cut.dim, cut.stream)

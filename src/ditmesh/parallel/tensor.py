@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.collectives import all_gather, all_reduce, shard_sizes
 from ditmesh.modules import expand
-from ditmesh.spec import Fused, ModelSpec
+from ditmesh.spec import Fused, Heads, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             so; nothing has been changed then.
     """
     config: Any = model.config
-    width = config[spec.heads] * config[spec.head_dim]
-    steps: list[tuple[str, Any, str | Fused, tuple[int, ...]]] = [
+    width = spec.count_heads(config) * spec.head_width(config)
+    steps: list[tuple[str, Any, str | Fused | Heads, tuple[int, ...]]] = [
         (name, module, style, _check(f"{spec.title}: {name}", module, style, width, mesh.size()))
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
@@ -83,8 +83,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     _check_complete(model, spec, {name for name, *_ in steps})
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
-        if style == "heads":
-            _share_heads(module, mesh, undo)
+        if style == "heads" or isinstance(style, Heads):
+            _share_heads(module, style.counts if isinstance(style, Heads) else ("heads",), mesh, undo)
         elif style == "norm_across_heads":
             _replace_norm(model, name, module, Shard(0, parts, mesh), undo)
         elif style == "rowwise":
@@ -93,10 +93,13 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             _shard_columns(module, Shard(0, parts, mesh), style == "colwise_gather_output", undo)
 
 
-def _check(name: str, module: Any, style: str | Fused, width: int, degree: int) -> tuple[int, ...]:
+def _check(name: str, module: Any, style: str | Fused | Heads, width: int, degree: int) -> tuple[int, ...]:
     """The parts a module's sharded width is packed of, or a ValueError if it cannot be sharded as the sheet says."""
-    if style == "heads":
-        return (module.heads,)
+    if style == "heads" or isinstance(style, Heads):
+        for count in style.counts if isinstance(style, Heads) else ("heads",):
+            if vars(module)[count] % degree:
+                raise ValueError(f"tp_size={degree} does not divide the {vars(module)[count]} {count} of {name}.")
+        return ()
     if style == "norm_across_heads":
         if type(module) is not nn.RMSNorm:
             raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
@@ -130,9 +133,10 @@ def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> Non
                 )
 
 
-def _share_heads(attention: Any, mesh: DeviceMesh, undo: ExitStack) -> None:
-    undo.callback(setattr, attention, "heads", attention.heads)
-    attention.heads //= mesh.size()
+def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: DeviceMesh, undo: ExitStack) -> None:
+    for count in counts:
+        undo.callback(vars(attention).update, {count: vars(attention)[count]})
+        vars(attention)[count] //= mesh.size()
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:

@@ -32,7 +32,19 @@ def check_layout(
         raise ValueError(
             "extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; leave it out."
         )
-    _check_heads(parallelism, spec.title, config[spec.heads])
+    for key, values in spec.covers.items():
+        if config[key] not in values:
+            raise ValueError(
+                f"{spec.title}: the fact sheet covers {key} {_either([repr(value) for value in values])}, and this "
+                f"model has {config[key]!r}; run it on one device."
+            )
+    _check_heads(parallelism, spec.title, spec.count_heads(config))
+    kv_heads = config[spec.kv_heads] if spec.kv_heads else None
+    if kv_heads is not None and kv_heads % parallelism.tp_size:
+        raise ValueError(
+            f"tp_size={parallelism.tp_size} does not divide {spec.title}'s {kv_heads} key and value heads; use a size "
+            f"that does, or cut the sequence instead: ring_size={parallelism.tp_size}."
+        )
     if world_size is not None and parallelism.world_size != world_size:
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
