@@ -1,9 +1,12 @@
 """Tiny transformers of every sheet with inputs of many shapes, and what the ranks run on them."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 import ditmesh
 from ditmesh import ParallelismConfig
@@ -28,12 +31,26 @@ def build(name: str, shape: tuple[Any, ...], dtype: torch.dtype, seed: int = 0) 
     model, inputs = CASES[case].build(*shape, **(variants(case)[variant] if variant else {}))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    floats = {key: x.to(dtype) for key, x in inputs.items() if isinstance(x, Tensor) and x.is_floating_point()}
-    return model.to(dtype).eval().requires_grad_(False), inputs | floats
+    return model.to(dtype).eval().requires_grad_(False), tree_map(
+        lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
+    )
+
+
+class InFloat64(TorchFunctionMode):
+    """Compute in float64 what a model asks to be in float32: rounding in between would hide what float64 is to show."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wider = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+        args, kwargs = tree_map(lambda x: wider.get(x, x) if isinstance(x, torch.dtype) else x, (args, kwargs or {}))
+        return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
-    return model(**inputs, return_dict=False)[0]
+    """The model's output; all of them, flat, if it has several."""
+    in_float64 = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    with InFloat64() if in_float64 else nullcontext():
+        outputs = tree_leaves(model(**inputs, return_dict=False))
+    return outputs[0] if len(outputs) == 1 else torch.cat([x.flatten() for x in outputs])
 
 
 def serial(name: str, shape: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
