@@ -1,0 +1,34 @@
+"""PixArt-Alpha and -Sigma: self- and cross-attention blocks with one modulation for all of them."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split
+
+SPEC = ModelSpec(
+    transformer="PixArtTransformer2DModel",
+    title="PixArt",
+    blocks=(Blocks("transformer_blocks"),),
+    tp_plan={
+        "adaln_single.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn1": "heads",
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.attn2": "heads",
+        "transformer_blocks.*.attn2.to_q": "colwise",
+        "transformer_blocks.*.attn2.to_k": "colwise",
+        "transformer_blocks.*.attn2.to_v": "colwise",
+        "transformer_blocks.*.attn2.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+    },
+    cp_plan={
+        "": {"attention_mask": Refuse("its processor pads the mask to a rank's own tokens. The pipelines pass none.")},
+        "pos_embed": {0: Split(1)},
+        "proj_out": Gather(1),
+    },
+    attention={
+        "transformer_blocks.*.attn1": Attention("AttnProcessor2_0", ("image",)),
+        "transformer_blocks.*.attn2": Attention("AttnProcessor2_0"),
+    },
+    covers={"activation_fn": ("gelu-approximate", "gelu")},  # gated ones pack two parts into one projection
+)
