@@ -1,0 +1,33 @@
+"""Krea 2: one stream of text and image with gated attention; the text fused from many layers of its encoder."""
+
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="Krea2Transformer2DModel",
+    title="Krea 2",
+    blocks=(Blocks("transformer_blocks"),),
+    tp_plan={
+        "time_mod_proj": "colwise_gather_output",
+        "transformer_blocks.*.attn": Heads(("num_heads", "num_kv_heads")),
+        "transformer_blocks.*.attn.to_q": "colwise",
+        "transformer_blocks.*.attn.to_k": "colwise",
+        "transformer_blocks.*.attn.to_v": "colwise",
+        "transformer_blocks.*.attn.to_gate": "colwise",
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.gate": "colwise",
+        "transformer_blocks.*.ff.up": "colwise",
+        "transformer_blocks.*.ff.down": "rowwise",
+    },
+    cp_plan={
+        "rotary_emb": {0: Split(0, stream="joint"), 1: Split(0, stream="joint")},
+        "transformer_blocks.0": {"hidden_states": Split(1, stream="joint")},
+        # The transformer takes the image out of the stream before its last layer.
+        "transformer_blocks.-1": Gather(1, stream="joint"),
+    },
+    attention={
+        "text_fusion.layerwise_blocks.*.attn?": Attention("Krea2AttnProcessor"),
+        "text_fusion.refiner_blocks.*.attn?": Attention("Krea2AttnProcessor"),
+        "transformer_blocks.*.attn": Attention("Krea2AttnProcessor", ("joint",)),
+    },
+    kv_heads="num_key_value_heads",
+)
