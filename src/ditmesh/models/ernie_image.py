@@ -1,0 +1,28 @@
+"""ERNIE-Image: one stream of image and text, tokens before batch; modulation shared by all blocks."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="ErnieImageTransformer2DModel",
+    title="ERNIE-Image",
+    blocks=(Blocks("layers"),),
+    tp_plan={
+        "adaLN_modulation.1": "colwise_gather_output",
+        "layers.*.self_attention": "heads",
+        "layers.*.self_attention.to_q": "colwise",
+        "layers.*.self_attention.to_k": "colwise",
+        "layers.*.self_attention.to_v": "colwise",
+        "layers.*.self_attention.to_out.0": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.linear_fc2": "rowwise",
+        "final_norm.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "layers.0": {"x": Split(0, stream="joint")},
+        "layers.*": {"rotary_pos_emb": Split(1, stream="joint"), "temb": Split(0, stream="joint")},
+        "final_linear": Gather(0, stream="joint"),
+    },
+    attention={"layers.*.self_attention": Attention("ErnieImageSingleStreamAttnProcessor", ("joint",))},
+    width="hidden_size",
+)
