@@ -1,0 +1,62 @@
+"""HiDream-I1: double- and single-stream blocks with experts; every block reads another layer of Llama's states."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+
+def _feed_forward(path: str) -> dict[str, str]:
+    return {f"{path}.w1?": "colwise", f"{path}.w3?": "colwise", f"{path}.w2?": "rowwise"}
+
+
+def _attention(path: str, stream: str, out: str) -> dict[str, str]:
+    return {
+        f"{path}.to_q{stream}": "colwise",
+        f"{path}.to_k{stream}": "colwise",
+        f"{path}.to_v{stream}": "colwise",
+        f"{path}.q_rms_norm{stream}": "norm_across_heads",
+        f"{path}.k_rms_norm{stream}": "norm_across_heads",
+        f"{path}.{out}": "rowwise",
+    }
+
+
+SPEC = ModelSpec(
+    transformer="HiDreamImageTransformer2DModel",
+    title="HiDream-I1",
+    blocks=(
+        Blocks("double_stream_blocks", returns=("hidden_states", "encoder_hidden_states")),
+        Blocks("single_stream_blocks"),
+    ),
+    tp_plan={
+        "double_stream_blocks.*.block.adaLN_modulation.1": "colwise_gather_output",
+        "double_stream_blocks.*.block.attn1": "heads",
+        **_attention("double_stream_blocks.*.block.attn1", "", "to_out"),
+        **_attention("double_stream_blocks.*.block.attn1", "_t", "to_out_t"),
+        **_feed_forward("double_stream_blocks.*.block.ff_i"),
+        **_feed_forward("double_stream_blocks.*.block.ff_i.shared_experts"),
+        **_feed_forward("double_stream_blocks.*.block.ff_i.experts.*"),
+        **_feed_forward("double_stream_blocks.*.block.ff_t"),
+        "single_stream_blocks.*.block.adaLN_modulation.1": "colwise_gather_output",
+        "single_stream_blocks.*.block.attn1": "heads",
+        **_attention("single_stream_blocks.*.block.attn1", "", "to_out"),
+        **_feed_forward("single_stream_blocks.*.block.ff_i"),
+        **_feed_forward("single_stream_blocks.*.block.ff_i.shared_experts"),
+        **_feed_forward("single_stream_blocks.*.block.ff_i.experts.*"),
+        "final_layer.adaLN_modulation.1": "colwise_gather_output",
+    },
+    cp_plan={
+        "": {
+            "encoder_hidden_states_t5": Split(-2, stream="t5"),
+            "encoder_hidden_states_llama3": Split(-2, stream="llama"),
+        },
+        "x_embedder": {0: Split(1)},
+        # The transformer puts its whole image positions and masks before those of the text a rank holds.
+        "pe_embedder": {"ids": Split(1, leading=True)},
+        "double_stream_blocks.*": {"hidden_states_masks": Split(1)},
+        "single_stream_blocks.*": {"hidden_states_masks": Split(1, leading=True)},
+        "final_layer": Gather(1),
+    },
+    attention={
+        # The text: T5, the last layer of Llama, and the block's own layer of Llama.
+        "double_stream_blocks.*.block.attn1": Attention("HiDreamAttnProcessor", ("image", "t5", "llama", "llama")),
+        "single_stream_blocks.*.block.attn1": Attention("HiDreamAttnProcessor", ("image", "t5", "llama", "llama")),
+    },
+)
