@@ -1,0 +1,28 @@
+"""OmniGen: one stream of prompt, conditioning pictures, timestep and image under one mask."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="OmniGenTransformer2DModel",
+    title="OmniGen",
+    blocks=(Blocks("layers"),),
+    tp_plan={
+        "layers.*.self_attn": Heads(("heads", "out_dim")),  # the processor joins heads to a width of out_dim
+        "layers.*.self_attn.to_q": "colwise",
+        "layers.*.self_attn.to_k": "colwise",
+        "layers.*.self_attn.to_v": "colwise",
+        "layers.*.self_attn.to_out.0": "rowwise",
+        "layers.*.mlp.gate_up_proj": Fused("colwise", ("rest", "rest")),
+        "layers.*.mlp.down_proj": "rowwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "rope": {0: Split(0, stream="joint"), 1: Split(0, stream="joint")},
+        "layers.0": {"hidden_states": Split(1, stream="joint")},
+        # The transformer takes the image out of the stream behind this norm.
+        "norm": Gather(1, stream="joint"),
+    },
+    attention={"layers.*.self_attn": Attention("OmniGenAttnProcessor2_0", ("joint",))},
+    width="hidden_size",
+    kv_heads="num_key_value_heads",
+)
