@@ -1,0 +1,36 @@
+"""Stable Audio: self- and cross-attention blocks over one stream of a global token and audio."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Refuse, Split
+
+SPEC = ModelSpec(
+    transformer="StableAudioDiTModel",
+    title="Stable Audio",
+    blocks=(Blocks("transformer_blocks"),),
+    tp_plan={
+        "transformer_blocks.*.attn1": "heads",
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.attn2": "heads",
+        "transformer_blocks.*.attn2.to_q": "colwise",
+        "transformer_blocks.*.attn2.to_k": "colwise",
+        "transformer_blocks.*.attn2.to_v": "colwise",
+        "transformer_blocks.*.attn2.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
+        "transformer_blocks.*.ff.net.2": "rowwise",
+    },
+    cp_plan={
+        "": {
+            "rotary_embedding": Split(0, stream="joint"),
+            "attention_mask": Refuse("its processor pads the mask to a rank's own tokens. The pipelines pass none."),
+        },
+        "transformer_blocks.0": {"hidden_states": Split(1, stream="joint")},
+        "proj_out": Gather(1, stream="joint"),
+    },
+    attention={
+        "transformer_blocks.*.attn1": Attention("StableAudioAttnProcessor2_0", ("joint",)),
+        "transformer_blocks.*.attn2": Attention("StableAudioAttnProcessor2_0"),
+    },
+    kv_heads="num_key_value_attention_heads",
+)
