@@ -1,0 +1,37 @@
+"""ACE-Step 1.5: self- and cross-attention blocks over audio, every other one within a sliding window."""
+
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="AceStepTransformer1DModel",
+    title="ACE-Step 1.5",
+    blocks=(Blocks("layers"),),
+    tp_plan={
+        "time_embed.time_proj": "colwise_gather_output",
+        "time_embed_r.time_proj": "colwise_gather_output",
+        "layers.*.self_attn": Heads(("heads", "kv_heads")),
+        "layers.*.self_attn.to_q": "colwise",
+        "layers.*.self_attn.to_k": "colwise",
+        "layers.*.self_attn.to_v": "colwise",
+        "layers.*.self_attn.to_out.0": "rowwise",
+        "layers.*.cross_attn": Heads(("heads", "kv_heads")),
+        "layers.*.cross_attn.to_q": "colwise",
+        "layers.*.cross_attn.to_k": "colwise",
+        "layers.*.cross_attn.to_v": "colwise",
+        "layers.*.cross_attn.to_out.0": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    },
+    cp_plan={
+        "layers.0": {"hidden_states": Split(1, stream="audio")},
+        "layers.*": {"position_embeddings": Split(0, stream="audio")},
+        "norm_out": Gather(1, stream="audio"),
+    },
+    attention={
+        "layers.*.self_attn": Attention("AceStepAttnProcessor2_0", ("audio",)),
+        "layers.*.cross_attn": Attention("AceStepAttnProcessor2_0"),
+    },
+    head_dim="head_dim",
+    kv_heads="num_key_value_heads",
+)
