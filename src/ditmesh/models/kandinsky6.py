@@ -1,0 +1,60 @@
+"""Kandinsky 6: blocks of a video and an audio stream, which attend to themselves, to text and to each other."""
+
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+
+_PROCESSOR = "Kandinsky6AttnProcessor"
+
+
+def _attention(path: str) -> dict[str, str | Heads]:
+    return {
+        path: Heads(("num_heads",)),
+        f"{path}.to_query": "colwise",
+        f"{path}.to_key": "colwise",
+        f"{path}.to_value": "colwise",
+        f"{path}.out_layer": "rowwise",
+    }
+
+
+def _half(path: str) -> dict[str, str | Heads]:
+    return {
+        f"{path}.visual_modulation.out_layer": "colwise_gather_output",
+        **_attention(f"{path}.self_attention"),
+        **_attention(f"{path}.cross_attention"),
+        f"{path}.feed_forward.net.0.proj": "colwise",
+        f"{path}.feed_forward.net.2": "rowwise",
+    }
+
+
+SPEC = ModelSpec(
+    transformer="Kandinsky6Transformer3DModel",
+    title="Kandinsky 6",
+    blocks=(Blocks("visual_transformer_blocks", returns=("hidden_states", "audio_hidden_states")),),
+    tp_plan={
+        **_half("visual_transformer_blocks.*.video_dec_block"),
+        **_half("visual_transformer_blocks.*.audio_dec_block"),
+        **_attention("visual_transformer_blocks.*.va_cross_attention"),
+        **_attention("visual_transformer_blocks.*.av_cross_attention"),
+        "visual_transformer_blocks.*.va_modulation.out_layer": "colwise_gather_output",
+        "visual_transformer_blocks.*.av_modulation.out_layer": "colwise_gather_output",
+        "out_layer.modulation.out_layer": "colwise_gather_output",
+        "audio_out_layer.modulation.out_layer": "colwise_gather_output",
+    },
+    cp_plan={
+        "visual_transformer_blocks.0": {"vis": Split(1, stream="video"), "aud": Split(1, stream="audio")},
+        "visual_transformer_blocks.*": {"vis_rope": Split(0, stream="video"), "aud_rope": Split(0, stream="audio")},
+        # The transformer gives the video its frames, rows and columns back right behind the blocks.
+        "visual_transformer_blocks.-1": {0: Gather(1, stream="video"), 1: Gather(1, stream="audio")},
+    },
+    attention={
+        "video_text_transformer_blocks.*.attn?": Attention(_PROCESSOR),
+        "audio_text_transformer_blocks.*.attn?": Attention(_PROCESSOR),
+        "visual_transformer_blocks.*.video_dec_block.self_attention": Attention(_PROCESSOR, ("video",)),
+        "visual_transformer_blocks.*.video_dec_block.cross_attention": Attention(_PROCESSOR),
+        "visual_transformer_blocks.*.audio_dec_block.self_attention": Attention(_PROCESSOR, ("audio",)),
+        "visual_transformer_blocks.*.audio_dec_block.cross_attention": Attention(_PROCESSOR),
+        "visual_transformer_blocks.*.va_cross_attention": Attention(_PROCESSOR, ("video",), keys=("audio",)),
+        "visual_transformer_blocks.*.av_cross_attention": Attention(_PROCESSOR, ("audio",), keys=("video",)),
+    },
+    heads=lambda config: config["model_dim"] // sum(config["axes_dims"]),
+    width="model_dim",
+)
