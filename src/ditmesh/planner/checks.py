@@ -32,14 +32,15 @@ def check_layout(
         raise ValueError(
             "extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; leave it out."
         )
+    # A config.json may leave defaults out; the model's own configuration, checked when it is there, does not.
     for key, values in spec.covers.items():
-        if config[key] not in values:
+        if config.get(key, values[0]) not in values:
             raise ValueError(
                 f"{spec.title}: the fact sheet covers {key} {_either([repr(value) for value in values])}, and this "
                 f"model has {config[key]!r}; run it on one device."
             )
     _check_heads(parallelism, spec.title, spec.count_heads(config))
-    kv_heads = config[spec.kv_heads] if spec.kv_heads else None
+    kv_heads = config.get(spec.kv_heads)
     if kv_heads is not None and kv_heads % parallelism.tp_size:
         raise ValueError(
             f"tp_size={parallelism.tp_size} does not divide {spec.title}'s {kv_heads} key and value heads; use a size "
