@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,14 +23,15 @@ class Trainee:
     optimizers: list[torch.optim.Optimizer]  # with their peak learning rates
     loss: Callable[[int, int], torch.Tensor]
     shares: int  # of a batch, each on its own thread; their mean is the batch's loss
-    steps: int
-    rising: int  # steps until the peak learning rate is reached
-    falling: int  # last steps, in which it falls to nothing
+    cycles: tuple[int, ...]  # the steps at which the learning rate has fallen to nothing; the last ends the training
+    rising: int  # steps from the beginning of a cycle to the peak learning rate
+    falling: int  # last steps of a cycle, in which it falls again
     averaging: float  # the share of the average that one step keeps
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rates: up, level, down."""
-        return min(1.0, (step + 1) / self.rising, (self.steps - step) / self.falling)
+        """Share of the peak learning rates: up, level, down, in each cycle."""
+        begin, end = next(cycle for cycle in pairwise((0, *self.cycles)) if step < cycle[1])
+        return min(1.0, (step - begin + 1) / self.rising, (end - step) / self.falling)
 
     def backward(self, step: int, threads: ThreadPoolExecutor) -> float:
         """Leave the gradients of one step in the weights; returns the loss."""
@@ -48,6 +50,7 @@ def train(trainee: Trainee, folder: Path, report: Callable[[], str]) -> None:
     `report` is called with the averaged weights in place.
     """
     parameters = dict(trainee.modules.named_parameters())
+    steps = trainee.cycles[-1]
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in trainee.optimizers]
     average = {name: value.detach().clone() for name, value in parameters.items()}
     checkpoint, begin = folder / f"{trainee.name}.pt", 0
@@ -59,7 +62,7 @@ def train(trainee: Trainee, folder: Path, report: Callable[[], str]) -> None:
             optimizer.load_state_dict(state)
     threads = ThreadPoolExecutor(trainee.shares)
     started = saved_at = time.monotonic()
-    for step in range(begin, trainee.steps):
+    for step in range(begin, steps):
         trainee.modules.zero_grad()
         loss = trainee.backward(step, threads)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -70,7 +73,7 @@ def train(trainee: Trainee, folder: Path, report: Callable[[], str]) -> None:
         torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters.values()], 1 - keep)
         if step % 100 == 0:
             print(f"{trainee.name} step {step} loss {loss:.4f} {time.monotonic() - started:.0f} s", flush=True)
-        if step + 1 == trainee.steps or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+        if step + 1 == steps or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
             state = {"step": step + 1, "modules": trainee.modules.state_dict(), "average": average}
             state["optimizers"] = [optimizer.state_dict() for optimizer in trainee.optimizers]
             save(state, checkpoint)
