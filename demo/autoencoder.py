@@ -71,7 +71,7 @@ def train_autoencoder(folder: Path, seed: int) -> AutoencoderKL:
 
     modules = torch.nn.ModuleDict({"vae": autoencoder})
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=2.5e-3, betas=(0.9, 0.98))
-    schedule = {"cycles": (STEPS,), "rising": 200, "falling": 200, "averaging": 0.99}
+    schedule = {"rising": 200, "cycles": ((STEPS, 200),), "averaging": 0.99}
     trainee = Trainee("autoencoder", modules, [optimizer], step_loss, shares=1, **schedule)
     train(trainee, folder, lambda: f"{decibels(autoencoder, seed):.1f} dB")
     return autoencoder.eval()

@@ -14,7 +14,7 @@ from demo.pipeline import assemble, new_clip, new_t5, new_transformer
 from demo.shapes import Scene, caption, draw, split
 from demo.words import CAPTION_TOKENS, new_clip_tokenizer, new_t5_tokenizer
 
-STEPS = 4400
+CYCLES = ((1400, 500), (4400, 1200))  # steps, and how many of them the learning rate falls in
 BATCH = 32
 SHARES = 2  # two threads with half a batch each keep two cores busier than one batch on two threads
 DRAWINGS = 4  # of each training scene, each a few pixels off
@@ -106,7 +106,7 @@ def train_denoiser(vae: AutoencoderKL, folder: Path, seed: int) -> FluxPipeline:
         return loss(pipe, tokens[chosen], captions, generator)
 
     modules = learners(pipe).train()
-    schedule = {"cycles": CYCLES, "rising": 100, "falling": 1200, "averaging": 0.998}
+    schedule = {"rising": 100, "cycles": CYCLES, "averaging": 0.998}
     trainee = Trainee("denoiser", modules, optimizers(modules), step_loss, shares=SHARES, **schedule)
     train(trainee, folder, lambda: "saved")
     modules.eval()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,15 +22,14 @@ class Trainee:
     optimizers: list[torch.optim.Optimizer]  # with their peak learning rates
     loss: Callable[[int, int], torch.Tensor]
     shares: int  # of a batch, each on its own thread; their mean is the batch's loss
-    cycles: tuple[int, ...]  # the steps at which the learning rate has fallen to nothing; the last ends the training
-    rising: int  # steps from the beginning of a cycle to the peak learning rate
-    falling: int  # last steps of a cycle, in which it falls again
+    rising: int  # steps until the peak learning rate is reached
+    cycles: tuple[tuple[int, int], ...]  # (end, falling): the rate falls to nothing in the last `falling` steps
     averaging: float  # the share of the average that one step keeps
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rates: up, level, down, in each cycle."""
-        begin, end = next(cycle for cycle in pairwise((0, *self.cycles)) if step < cycle[1])
-        return min(1.0, (step - begin + 1) / self.rising, (end - step) / self.falling)
+        """Share of the peak learning rates: up at first, then level and down in each cycle."""
+        end, falling = next(cycle for cycle in self.cycles if step < cycle[0])
+        return min(1.0, (step + 1) / self.rising, (end - step) / falling)
 
     def backward(self, step: int, threads: ThreadPoolExecutor) -> float:
         """Leave the gradients of one step in the weights; returns the loss."""
@@ -50,7 +48,7 @@ def train(trainee: Trainee, folder: Path, report: Callable[[], str]) -> None:
     `report` is called with the averaged weights in place.
     """
     parameters = dict(trainee.modules.named_parameters())
-    steps = trainee.cycles[-1]
+    steps = trainee.cycles[-1][0]
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in trainee.optimizers]
     average = {name: value.detach().clone() for name, value in parameters.items()}
     checkpoint, begin = folder / f"{trainee.name}.pt", 0
