@@ -6,7 +6,8 @@ or quantization. Column shards need no communication, row shards one all-reduce 
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +20,44 @@ from ditmesh.spec import Fused, Heads, ModelSpec
 
 @dataclass(frozen=True)
 class Shard:
-    """How one dimension of a parameter is cut: into its packed parts, and each part over the ranks."""
+    """Which ranges of one dimension of a parameter each rank keeps; two ranks may keep the same one."""
 
     dim: int
-    parts: tuple[int, ...]
+    kept: tuple[tuple[range, ...], ...]  # by rank
     mesh: DeviceMesh
+
+    @classmethod
+    def even(cls, dim: int, parts: tuple[int, ...], mesh: DeviceMesh) -> Self:
+        """Every packed part of the dimension over the ranks, as evenly as can be."""
+        starts = accumulate(parts, initial=0)
+        ranges = [
+            [range(start + cut.start, start + cut.stop) for cut in even_ranges(part, mesh.size())]
+            for start, part in zip(starts, parts, strict=False)
+        ]
+        return cls(dim, tuple(zip(*ranges, strict=True)), mesh)
 
     def cut(self, x: Tensor) -> Tensor:
         """This rank's shard, in memory of its own so that the whole can be freed."""
-        degree, rank = self.mesh.size(), self.mesh.get_local_rank()
-        return torch.cat(
-            [part.tensor_split(degree, self.dim)[rank] for part in x.split(self.parts, self.dim)], self.dim
-        )
+        mine = self.kept[self.mesh.get_local_rank()]
+        return torch.cat([x.narrow(self.dim, kept.start, len(kept)) for kept in mine], self.dim)
 
     def restore(self, x: Tensor) -> Tensor:
         """The whole parameter, from every rank's shard."""
-        local = [shard_sizes(part, self.mesh.size()) for part in self.parts]
-        mine = [sizes[self.mesh.get_local_rank()] for sizes in local]
-        whole = [
-            all_gather(part, self.dim, sizes, self.mesh)
-            for part, sizes in zip(x.split(mine, self.dim), local, strict=True)
-        ]
-        return torch.cat(whole, self.dim)
+        sizes = [sum(map(len, kept)) for kept in self.kept]
+        kept = list(chain(*self.kept))
+        pieces = all_gather(x, self.dim, sizes, self.mesh).split([len(piece) for piece in kept], self.dim)
+        shape = list(x.shape)
+        shape[self.dim] = max(piece.stop for piece in kept)
+        whole = x.new_empty(shape)
+        for where, piece in zip(kept, pieces, strict=True):
+            whole.narrow(self.dim, where.start, len(where)).copy_(piece)
+        return whole
+
+
+def even_ranges(length: int, degree: int) -> list[range]:
+    """What each rank keeps of a dimension that is cut as evenly as can be."""
+    ends = list(accumulate(shard_sizes(length, degree)))
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class NormAcrossHeads(nn.RMSNorm):
@@ -48,7 +65,7 @@ class NormAcrossHeads(nn.RMSNorm):
 
     def __init__(self, norm: nn.RMSNorm, shard: Shard):
         super().__init__(list(norm.normalized_shape), norm.eps, elementwise_affine=False)
-        self.weight = None if norm.weight is None else _parameter(shard.cut(norm.weight), norm.weight)
+        self.weight = None if norm.weight is None else parameter(shard.cut(norm.weight), norm.weight)
         self.width, self.mesh = norm.normalized_shape[0], shard.mesh
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,11 +103,11 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         if style == "heads" or isinstance(style, Heads):
             _share_heads(module, style.counts if isinstance(style, Heads) else ("heads",), mesh, undo)
         elif style == "norm_across_heads":
-            _replace_norm(model, name, module, Shard(0, parts, mesh), undo)
+            _replace_norm(model, name, module, Shard.even(0, parts, mesh), undo)
         elif style == "rowwise":
-            _shard_rows(module, Shard(1, parts, mesh), undo)
+            shard_rows(module, Shard.even(1, parts, mesh), undo)
         else:
-            _shard_columns(module, Shard(0, parts, mesh), style == "colwise_gather_output", undo)
+            shard_columns(module, Shard.even(0, parts, mesh), style == "colwise_gather_output", undo)
 
 
 def _check(name: str, module: Any, style: str | Fused | Heads, width: int, degree: int) -> tuple[int, ...]:
@@ -146,11 +163,12 @@ def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: Ex
     @undo.callback
     def restore() -> None:
         if sharded.weight is not None:
-            norm.weight = _parameter(shard.restore(sharded.weight), norm.weight)
+            norm.weight = parameter(shard.restore(sharded.weight), norm.weight)
         model.set_submodule(name, norm)
 
 
-def _shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
+def shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
+    """Keep this rank's outputs; ``gather`` puts those of all ranks together after each call."""
     sizes = shard_sizes(linear.out_features, shard.mesh.size())
     _set_weights(linear, shard.cut(linear.weight), None if linear.bias is None else shard.cut(linear.bias))
 
@@ -165,7 +183,8 @@ def _shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStac
         undo.callback(linear.register_forward_hook(gather_output).remove)
 
 
-def _shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
+def shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
+    """Keep what reads this rank's inputs, and sum over the ranks after each call."""
     bias = linear.bias
     if bias is not None and shard.mesh.get_local_rank() > 0:
         bias = torch.zeros_like(bias)  # the sum over the ranks is to have the bias once
@@ -183,11 +202,12 @@ def _shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
 
 
 def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    linear.weight = _parameter(weight, linear.weight)
+    linear.weight = parameter(weight, linear.weight)
     if bias is not None:
-        linear.bias = _parameter(bias, linear.bias)
+        linear.bias = parameter(bias, linear.bias)
     linear.out_features, linear.in_features = weight.shape
 
 
-def _parameter(x: Tensor, before: Tensor) -> nn.Parameter:
+def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
+    """A parameter of these values that wants a gradient if the one before did."""
     return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
