@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.func import functional_call
 
 from ditmesh.collectives import all_gather, all_to_all, shard_sizes
 
@@ -219,7 +218,7 @@ class Halo:
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Keep the rows of the band."""
-        return _first(output, lambda x: x if x.is_meta else x.narrow(-2, self._first, self._count).contiguous())
+        return first_of(output, lambda x: x if x.is_meta else x.narrow(-2, self._first, self._count).contiguous())
 
 
 class AllRows:
@@ -239,59 +238,6 @@ class AllRows:
         return output if output.is_meta else self._rows.shard(output, self._bands)
 
 
-class OwnQueries:
-    """Lets this rank's queries attend to all rows: ``to_k`` and ``to_v`` gather the keys and values they make."""
-
-    def __init__(self, rows: Rows):
-        self._rows = rows
-        self._sizes: list[int] = []
-
-    def before(self, module: nn.Module, args: Any) -> None:
-        """Take notice of how many tokens [B, S, C] each band's rows [B, C, H, W] become."""
-        if args[0].ndim != 4:
-            raise ValueError(f"VAE parallelism: attention over {args[0].ndim}-D input cannot be shared by rows.")
-        if not args[0].is_meta:
-            self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
-
-    def gather(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output if output.is_meta else self._rows.gather_sizes(output, 1, self._sizes)
-
-
-def _first(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def first_of(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change a tensor, or the first of a tuple that also returns a cache."""
     return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-
-class Half:
-    """An encoder or a decoder: takes all rows, computes this rank's, and returns all rows again."""
-
-    def __init__(self, rows: Rows, shrinks: bool):
-        self._rows = rows
-        self._grain = None if shrinks else 1  # rows of input that become one row of output
-
-    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args[0].is_meta:
-            return None
-        if self._grain is None:
-            self._grain = _grain(module, args[0])
-        bands = Bands.cut(args[0].shape[-2], self._rows.mesh.size(), self._grain)
-        self._rows.begin(bands)
-        return (self._rows.shard(args[0], bands), *args[1:]), kwargs
-
-    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return _first(output, lambda x: x if x.is_meta else self._rows.gather(x, self._rows.bands(x)))
-
-
-def _grain(encoder: nn.Module, x: Tensor, rows: int = 256) -> int:
-    """How many rows of its input an encoder makes one of, found without computing."""
-    probe = torch.empty((1, *x.shape[1:-2], rows, rows), dtype=x.dtype, device="meta")
-    made = []
-    _first(on_meta(encoder, probe), lambda out: made.append(out.shape[-2]) or out)
-    assert rows % made[0] == 0, f"{type(encoder).__name__} makes {made[0]} rows of {rows}"
-    return rows // made[0]
-
-
-def on_meta(module: nn.Module, x: Tensor) -> Any:
-    """What a module makes of an input that has only a shape."""
-    state = dict(module.named_parameters()) | dict(module.named_buffers())
-    return functional_call(module, {name: tensor.to("meta") for name, tensor in state.items()}, (x,))

@@ -12,18 +12,60 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, MochiVaeAttnProcessor2_0
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.func import functional_call
 
-from ditmesh.parallel.rows import AllRows, Half, Halo, OwnQueries, Rows, SharedGroupNorm, Window, on_meta
-
-Part = nn.GroupNorm | Window | type[AllRows] | type[OwnQueries]
+from ditmesh.parallel.rows import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
 POINTWISE_NAMES = ("RMSNorm", "RMS_norm", "AvgDown3D", "DupUp3D", "FourierFeatures", "Timesteps")
 # Flattens rows into tokens before its attention: nothing smaller than itself can be given all rows.
 TOKENS_INSIDE = ("HunyuanVideoMidBlock3D",)
+
+_INSTEAD = "leave this autoencoder out of extra_parallel_modules, and use its own tiling if memory is short."
+
+
+class Half:
+    """An encoder or a decoder: takes all rows, computes this rank's, and returns all rows again."""
+
+    def __init__(self, rows: Rows, shrinks: bool):
+        self._rows = rows
+        self._grain = None if shrinks else 1  # rows of input that become one row of output
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args[0].is_meta:
+            return None
+        if self._grain is None:
+            self._grain = _grain(module, args[0])
+        bands = Bands.cut(args[0].shape[-2], self._rows.mesh.size(), self._grain)
+        self._rows.begin(bands)
+        return (self._rows.shard(args[0], bands), *args[1:]), kwargs
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return first_of(output, lambda x: x if x.is_meta else self._rows.gather(x, self._rows.bands(x)))
+
+
+class OwnQueries:
+    """Lets this rank's queries attend to all rows: ``to_k`` and ``to_v`` gather the keys and values they make."""
+
+    def __init__(self, rows: Rows):
+        self._rows = rows
+        self._sizes: list[int] = []
+
+    def before(self, module: nn.Module, args: Any) -> None:
+        """Take notice of how many tokens [B, S, C] each band's rows [B, C, H, W] become."""
+        if args[0].ndim != 4:
+            raise ValueError(f"VAE parallelism: attention over {args[0].ndim}-D input cannot be shared by rows.")
+        if not args[0].is_meta:
+            self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
+
+    def gather(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output if output.is_meta else self._rows.gather_sizes(output, 1, self._sizes)
+
+
+Part = nn.GroupNorm | Window | type[AllRows] | type[OwnQueries]
 
 
 def apply_vae_parallel(vae: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> None:
@@ -88,16 +130,13 @@ def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]
         yield from _convolution(module, module, path)
     elif (wrapped := _wrapped_convolution(module)) is not None:
         yield from _convolution(module, wrapped, path)
-    elif children:
+    elif children or isinstance(module, nn.ModuleList | nn.Sequential):
         for name, child in children.items():
             yield from _parts(child, f"{path}.{name}")
     elif not _is_pointwise(module):
         raise ValueError(
             f"{path} is a {type(module).__name__}, of which it is not known whether it mixes rows; {_INSTEAD}"
         )
-
-
-_INSTEAD = "leave this autoencoder out of extra_parallel_modules, and use its own tiling if memory is short."
 
 
 def _is_pointwise(module: nn.Module) -> bool:
@@ -150,8 +189,23 @@ def _rows_made(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, height: int, widt
     for frames in ((), (9,)):  # a picture, or else a video
         shape = (1, conv.in_channels, *frames, height, width)
         try:
-            made = on_meta(module, torch.empty(shape, dtype=conv.weight.dtype, device="meta"))
+            made = _on_meta(module, torch.empty(shape, dtype=conv.weight.dtype, device="meta"))
         except (RuntimeError, ValueError, IndexError):
             continue
         return (made[0] if isinstance(made, tuple) else made).shape[-2]
     return None
+
+
+def _grain(encoder: nn.Module, x: Tensor, rows: int = 256) -> int:
+    """How many rows of its input an encoder makes one of, found without computing."""
+    probe = torch.empty((1, *x.shape[1:-2], rows, rows), dtype=x.dtype, device="meta")
+    made = []
+    first_of(_on_meta(encoder, probe), lambda out: made.append(out.shape[-2]) or out)
+    assert rows % made[0] == 0, f"{type(encoder).__name__} makes {made[0]} rows of {rows}"
+    return rows // made[0]
+
+
+def _on_meta(module: nn.Module, x: Tensor) -> Any:
+    """What a module makes of an input that has only a shape."""
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
+    return functional_call(module, {name: tensor.to("meta") for name, tensor in state.items()}, (x,))
