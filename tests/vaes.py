@@ -7,8 +7,9 @@ from typing import Any
 import diffusers
 import torch
 import torch.distributed as dist
+from diffusers.models.autoencoders.vae import AutoencoderMixin
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ditmesh.parallel.vae import apply_vae_parallel
 
@@ -183,15 +184,38 @@ CASES = {
 }
 
 
-def build(name: str, dtype: torch.dtype) -> Any:
-    """The autoencoder of a case with random weights, norms and biases included."""
+# What makes the tiles of ``enable_tiling`` small enough for a tiny picture.
+SQUARE = {"tile_sample_min_height": 16, "tile_sample_min_width": 16}
+STRIDES = {"tile_sample_stride_height": 12, "tile_sample_stride_width": 12}
+TILES: dict[str, dict[str, Any]] = {
+    "kl_deep": {},
+    "flux2": {},
+    "wan": SQUARE | STRIDES,
+    "qwen_image": SQUARE | STRIDES,
+    "hunyuan_video": SQUARE | STRIDES,
+    "hunyuan_video15": {**SQUARE, "tile_latent_min_height": 4, "tile_latent_min_width": 4},
+    "hunyuan_image": {"tile_sample_min_size": 16},
+    "ltx": SQUARE | STRIDES,
+    "ltx2": {name: 2 * size for name, size in (SQUARE | STRIDES).items()},
+    "cogvideox": SQUARE | {"tile_overlap_factor_height": 0.25, "tile_overlap_factor_width": 0.25},
+    "mochi": SQUARE | STRIDES,
+    "dc": SQUARE | STRIDES,
+}
+
+
+def build(name: str, dtype: torch.dtype, switch: str = "") -> Any:
+    """The autoencoder of a case with random weights, norms and biases included, and ``switch`` called on it."""
     case = CASES[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = getattr(diffusers, case.cls)(**case.config)
         for parameter in vae.parameters():
-            if parameter.ndim < 2 or parameter.squeeze().ndim < 2:
+            if parameter.squeeze().ndim < 2:
                 nn.init.normal_(parameter, 0.5, 0.3)
+    if switch:
+        vars(type(vae)).get(switch, vars(AutoencoderMixin)[switch])(
+            vae, **(TILES[name] if switch == "enable_tiling" else {})
+        )
     return vae.to(dtype).eval()
 
 
@@ -217,6 +241,7 @@ def decode(vae: Any, z: Tensor) -> Tensor:
     return vae.decode(z).sample
 
 
+@torch.no_grad()
 def work(vae: Any, name: str, sizes: list[tuple[str, int, int]], dtype: torch.dtype) -> list[Tensor]:
     """Encode or decode each ("encode" | "decode", rows, batch)."""
     made = []
@@ -228,8 +253,12 @@ def work(vae: Any, name: str, sizes: list[tuple[str, int, int]], dtype: torch.dt
     return made
 
 
-def parallel(name: str, sizes: list[tuple[str, int, int]], dtype: torch.dtype) -> list[Tensor]:
-    vae = build(name, dtype)
+def mesh() -> DeviceMesh:
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
+def parallel(name: str, sizes: list[tuple[str, int, int]], dtype: torch.dtype, switch: str = "") -> list[Tensor]:
+    vae = build(name, dtype, switch)
     with ExitStack() as undo:
-        apply_vae_parallel(vae, init_device_mesh("cpu", (dist.get_world_size(),)), undo)
+        apply_vae_parallel(vae, mesh(), undo)
         return work(vae, name, sizes, dtype)

@@ -21,6 +21,26 @@ from ditmesh.parallel.rows import AllRows, Bands, Halo, Rows, SharedGroupNorm, W
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
 POINTWISE_NAMES = ("RMSNorm", "RMS_norm", "AvgDown3D", "DupUp3D", "FourierFeatures", "Timesteps")
+# How the classes end whose own forward was read: what mixes rows there is a module in them. Unread ones are refused.
+COMPOSED_NAMES = (
+    *(
+        "ModuleList",
+        "Sequential",
+        "Encoder",
+        "Encoder2D",
+        "Encoder3D",
+        "Encoder3d",
+        "Decoder",
+        "Decoder2D",
+        "Decoder3D",
+    ),
+    *("Decoder3d", "DownBlock", "DownBlock2d", "DownBlock3D", "UpBlock", "UpBlock2d", "UpBlock3D", "UpBlock3d"),
+    *("EncoderBlock2D", "DecoderBlock2D", "MidBlock", "MidBlock2D", "MidBlock3D", "MidBlock3d", "ResBlock"),
+    *("ResidualBlock", "ResnetBlock", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3d", "ResnetBlockCausal3D"),
+    *("Resample", "Downsample", "Downsample2D", "DownsampleCausal3D", "Downsampler3d", "Upsample", "Upsample2D"),
+    *("Upsample3D", "UpsampleCausal3D", "Upsampler3d", "CausalConv3d", "SpatialNorm3D", "GroupNorm3D"),
+    *("EfficientViTBlock", "GLUMBConv", "TimestepSizeEmbeddings", "TimestepEmbedding"),
+)
 # Flattens rows into tokens before its attention: nothing smaller than itself can be given all rows.
 TOKENS_INSIDE = ("HunyuanVideoMidBlock3D",)
 
@@ -79,6 +99,8 @@ def apply_vae_parallel(vae: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> Non
     Raises:
         ValueError: a part of it mixes rows in a way that is not known here; nothing has been changed then.
     """
+    if mesh.size() == 1:
+        return
     title = type(vae).__name__
     halves = {name: module for name, module in vae.named_children() if name in ("encoder", "decoder")}
     if not halves:
@@ -130,7 +152,7 @@ def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]
         yield from _convolution(module, module, path)
     elif (wrapped := _wrapped_convolution(module)) is not None:
         yield from _convolution(module, wrapped, path)
-    elif children or isinstance(module, nn.ModuleList | nn.Sequential):
+    elif type(module).__name__.endswith(COMPOSED_NAMES):
         for name, child in children.items():
             yield from _parts(child, f"{path}.{name}")
     elif not _is_pointwise(module):
