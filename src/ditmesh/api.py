@@ -1,5 +1,6 @@
 """The one flow: what ``enable_cache`` does to a pipeline, in the order it happens, and how it is taken back."""
 
+import logging
 import os
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -8,19 +9,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
-from ditmesh.config import ParallelismConfig
-from ditmesh.mesh import build_mesh
+from ditmesh.config import ParallelismConfig, suggest
+from ditmesh.mesh import build_mesh, replica_mesh
 from ditmesh.models import SPECS
 from ditmesh.modules import expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.tensor import apply_tensor_parallel
+from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
+from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.planner.checks import check_layout
 from ditmesh.spec import ModelSpec
 
 Pipeline = TypeVar("Pipeline")
-STATE = "_ditmesh_undo"  # the attribute of a transformer that holds what takes its layout back
+STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
 
 
 def enable_cache(
@@ -39,7 +43,8 @@ def enable_cache(
     Args:
         pipe: a diffusers pipeline, or a transformer alone.
         cache_config: not built yet.
-        parallelism_config: how many ranks each strategy gets.
+        parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules``, text encoders and VAEs or
+            their names in the pipeline, are shared by all ranks of the layout.
         attention_backend: the kernel of one rank's attention, named as diffusers names it.
 
     Returns:
@@ -56,18 +61,22 @@ def enable_cache(
     if parallelism_config is None and kernel is None:
         raise ValueError("enable_cache has nothing to do; pass parallelism_config=ParallelismConfig(ulysses_size=2).")
     transformers = _transformers(pipe)
-    for model, spec in transformers:
+    extras = [_component(pipe, module) for module in parallelism.extra_parallel_modules]
+    for model in [*extras, *(model for model, _ in transformers)]:
         if STATE in vars(model):
-            raise ValueError(f"this {spec.title} transformer is enabled already; call ditmesh.disable_cache first.")
+            raise ValueError(f"this {type(model).__name__} is enabled already; call ditmesh.disable_cache first.")
+    for model, spec in transformers:
         check_layout(parallelism, spec.transformer, model.config, _world_size() if parallelism_config else None)
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         for model, spec in transformers:
-            steps = undo.enter_context(ExitStack())
-            _apply(model, spec, parallelism, kernel, mesh, steps)
-            steps.callback(vars(model).pop, STATE)
-            vars(model)[STATE] = steps
-        undo.pop_all()
+            _apply(model, spec, parallelism, kernel, mesh, undo)
+        for module in extras if mesh is not None else []:
+            _apply_extra(module, replica_mesh(mesh), undo)
+        steps = undo.pop_all()
+    for model in [*extras, *(model for model, _ in transformers)]:
+        vars(model)[STATE] = steps
+        steps.callback(vars(model).pop, STATE)
     return pipe
 
 
@@ -87,17 +96,42 @@ def _apply(
         _use_kernel(model, spec, kernel, undo)
 
 
+def _apply_extra(module: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> None:
+    if "ControlNet" in type(module).__name__:
+        raise ValueError(
+            f"extra_parallel_modules: {type(module).__name__} is not parallelized yet; leave it out and every rank "
+            f"runs the whole of it, which every layout of the transformer allows."
+        )
+    if isinstance(module, PreTrainedModel):
+        for whole in apply_text_encoder_parallel(module, mesh, undo):
+            logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
+    else:
+        apply_vae_parallel(module, mesh, undo)
+
+
 def disable_cache(pipe: Pipeline) -> Pipeline:
     """Take back what ``enable_cache`` did, so that the pipeline is as before; every rank has to call it.
 
     Raises:
         ValueError: the pipeline is not enabled.
     """
-    for model, spec in _transformers(pipe):
+    models = [model for model, _ in _transformers(pipe)]
+    for model in models:
         if STATE not in vars(model):
-            raise ValueError(f"this {spec.title} transformer is not enabled; there is nothing to disable.")
-        vars(model)[STATE].close()
+            raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
+    vars(models[0])[STATE].close()
     return pipe
+
+
+def _component(pipe: Any, module: Any) -> nn.Module:
+    """A module of the pipeline given by itself or by its name."""
+    named = (
+        {} if isinstance(pipe, nn.Module) else {k: x for k, x in pipe.components.items() if isinstance(x, nn.Module)}
+    )
+    found = named.get(module) if isinstance(module, str) else module
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
+    return found
 
 
 def _transformers(pipe: Any) -> list[tuple[Any, ModelSpec]]:

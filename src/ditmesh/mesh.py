@@ -24,6 +24,12 @@ def _mesh(sizes: tuple[int, ...], device_type: str, world: dist.ProcessGroup) ->
 
 
 @cache
+def replica_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """All ranks that make one picture together, as one axis."""
+    return mesh["cfg", "pp", "ring", "ulysses", "tp"]._flatten("replica")
+
+
+@cache
 def sequence_mesh(mesh: DeviceMesh) -> DeviceMesh:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
     return mesh["ring", "ulysses"]._flatten("sequence")

@@ -28,10 +28,6 @@ def check_layout(
                 f"{axis}_size={parallelism.sizes[axis]}: {what} parallelism is not built yet; "
                 f"use tp_size, ulysses_size or ring_size."
             )
-    if parallelism.extra_parallel_modules:
-        raise ValueError(
-            "extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; leave it out."
-        )
     # A config.json may leave defaults out; the model's own configuration, checked when it is there, does not.
     for key, values in spec.covers.items():
         if config.get(key, values[0]) not in values:
