@@ -1,9 +1,11 @@
 """Attention across ranks equals attention on one, for any lengths, heads and masks."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from ditmesh import ParallelismConfig
 from ditmesh.attention.backend import attention
@@ -150,3 +152,56 @@ def across_streams(layout: str, lengths: tuple[int, int], pairwise: bool) -> flo
 def test_one_stream_attends_to_another(ranks: Ranks, layout: str, lengths: tuple[int, int], pairwise: bool) -> None:
     world = ParallelismConfig.parse(layout).world_size
     assert max(ranks.run(across_streams, world, layout, lengths, pairwise)) <= 1e-12
+
+
+def with_padding(layout: str, lengths: tuple[int, int], square: bool, dtype: torch.dtype) -> float:
+    """Joint attention whose processor makes a mask of its own shard of the text's padding; one stream is not there."""
+    sequence = Sequence(build_mesh(ParallelismConfig.parse(layout), "cpu"))
+    image, text = lengths
+    q, k, v = torch.randn(3, 2, image + text, 3, 8, dtype=torch.float64)
+    real = torch.ones(2, image + text, dtype=torch.bool)
+    real[1, image + text // 2 :] = False
+    mask, sequence.masks["text"] = real[:, None, None], real[:, image:]
+
+    def mine(x: Tensor, dim: int) -> Tensor:
+        parts = x.split(lengths, dim)
+        return torch.cat(
+            [sequence.cut(part, dim, name) for part, name in zip(parts, ("image", "text"), strict=True)], dim
+        )
+
+    shares, part = [mine(x, 1) for x in (q, k, v)], mine(real, 1)[:, None, None]
+    if square:
+        mask, part = (mask & mask.mT).to(dtype), (part & part.mT).to(dtype)
+    want = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=mask).transpose(1, 2)
+    streams = ("image", "reference?", "text")
+    out = attention("native", *shares, part, _parallel_config=LayerContext("attn", sequence, streams, streams))
+    got = sequence.gather(out[:, : sequence.held(("image",))[0][0]], 1, "image")
+    return relative_error(got, want[:, :image])  # whatever padding attends to, nobody reads
+
+
+@RANKS
+@given(
+    layout=st.sampled_from(["ulysses3", "ring3", "ring2.ulysses2"]),
+    lengths=st.tuples(st.integers(1, 9), st.integers(2, 9)),
+    square=st.booleans(),
+    dtype=st.sampled_from([torch.bool, torch.float64]),
+)
+def test_masks_made_of_shards_stand_for_the_padding(
+    ranks: Ranks, layout: str, lengths: tuple[int, int], square: bool, dtype: torch.dtype
+) -> None:
+    world = ParallelismConfig.parse(layout).world_size
+    assert max(ranks.run(with_padding, world, layout, lengths, square, dtype)) <= 1e-12
+
+
+def counted(tokens: int, length: int) -> int:
+    sequence = Sequence(build_mesh(ParallelismConfig.parse("ring3"), "cpu"))
+    share = sequence.cut(torch.arange(length), 0, "image")[
+        : sequence.shards(("image",))[sequence.ranks.get_local_rank()]
+    ]
+    assert (share < tokens).sum() == sequence.count(tokens, "image")
+    return sequence.count(tokens, "image")
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(0, 5), (3, 5), (5, 5), (1, 2), (4, 11)])
+def test_ranks_count_the_first_tokens_they_hold(ranks: Ranks, tokens: int, length: int) -> None:
+    assert sum(ranks.run(counted, 3, tokens, length)) == tokens

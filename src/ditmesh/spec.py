@@ -1,7 +1,8 @@
 """What a transformer is made of, as data: every strategy, the planner, the loader and the tests read these facts.
 
 Names of modules are globs in the vocabulary of diffusers' and transformers' plans: ``*`` stands for every child of a
-module, ``-1`` for the last one, and a last ``?`` marks a module that only some variants of the model have.
+module, ``-1`` for the last one, and a last ``?`` marks a module that only some variants of the model have. So it does
+an argument that only some of them take, and a stream that only some calls have.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +43,8 @@ class Split:
 
     ``stream`` names the sequence the dimension runs along. With ``ndim`` only tensors of that many dimensions run
     along it (a timestep may be one number a sample or one a token). ``mask`` marks a padding mask, true where a token
-    is real. ``leading``: the stream is only what stands first in the tensor, and what follows is this rank's already.
+    is real; attention masks that processors make of its shards stand for it, square ones for its product with itself.
+    ``leading``: the stream is only what stands first in the tensor, and what follows is this rank's already.
     """
 
     dim: int
@@ -50,6 +52,13 @@ class Split:
     ndim: int | None = None
     mask: bool = False
     leading: bool = False
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number that counts the first tokens of a stream: as many of them as this rank holds."""
+
+    stream: str = "image"
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Gather:
     stream: str = "image"
 
 
-Cut = Split | Gather | Refuse
+# A tuple has a cut for each of the values of a tuple.
+Cut = Split | Gather | Count | Refuse | tuple[Split, ...]
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ def attention(
         return local(query, key, value, attn_mask)
     if is_causal or dropout_p:
         raise ValueError(f"{layer.name}: causal attention and dropout do not work on a sequence cut into shards.")
+    layer = layer.present()
     _check_shapes(query, key, attn_mask, layer)
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[2] // x.shape[2], dim=2) for x in (key, value))
@@ -209,7 +210,7 @@ def _check_shapes(query: Tensor, key: Tensor, mask: Tensor | None, layer: LayerC
     if mask is not None:
         whole, whole_keys = (sum(sequence.lengths[name] for name in streams) for streams in (layer.queries, layer.keys))
         recorded = set(layer.keys) & set(sequence.masks)
-        wrong |= mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, 1 if recorded else whole)
+        wrong |= mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, tokens if recorded else whole)
         wrong |= mask.shape[-1] != (keys if recorded else whole_keys)
     if wrong:
         raise ValueError(

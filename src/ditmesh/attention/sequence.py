@@ -1,6 +1,7 @@
 """How the sequences of one transformer are cut over the ranks in the forward under way; every layer reads it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Sequence:
         self.ranks = sequence_mesh(self.mesh)
         self._orders: dict[tuple[Streams, torch.device], Tensor] = {}
         self._reordered: dict[tuple[Streams, Streams, torch.dtype | None], tuple[Tensor, Tensor]] = {}
-        self._key_masks: dict[Streams, Tensor] = {}
+        self._key_masks: dict[tuple[Streams, torch.dtype | None], Tensor] = {}
 
     def begin(self) -> None:
         """Forget the last forward."""
@@ -55,6 +56,11 @@ class Sequence:
         """The whole of a tensor that each rank holds a shard of."""
         sizes = self.shards((stream,))
         return all_gather(x.narrow(dim, 0, sizes[self.ranks.get_local_rank()]), dim, sizes, self.ranks)
+
+    def count(self, tokens: int, stream: str) -> int:
+        """How many of the first ``tokens`` of a stream this rank holds."""
+        rank, sizes = self.ranks.get_local_rank(), self.shards((stream,))
+        return min(max(tokens - sum(sizes[:rank]), 0), sizes[rank])
 
     def held(self, streams: Streams) -> list[tuple[int, bool]]:
         """How many tokens of each stream this rank holds, and whether they are a share of its own or a stand-in."""
@@ -85,13 +91,16 @@ class Sequence:
         return reordered
 
     def _recorded(self, streams: Streams, like: Tensor) -> Tensor:
-        if streams not in self._key_masks:
+        # A mask of every token against every other stands for the product of their padding masks, in its own dtype.
+        product = like.dtype if like.shape[-2] > 1 else None
+        if (streams, product) not in self._key_masks:
             ones = [
                 torch.ones((len(like), self.lengths[name]), dtype=torch.bool, device=like.device) for name in streams
             ]
             whole = [self.masks.get(name, one).bool() for name, one in zip(streams, ones, strict=True)]
-            self._key_masks[streams] = torch.cat(whole, dim=1)[:, None, None]
-        return self._key_masks[streams]
+            keys = torch.cat(whole, dim=1)[:, None, None]
+            self._key_masks[streams, product] = keys if product is None else (keys & keys.mT).to(product)
+        return self._key_masks[streams, product]
 
     def _reorder(self, mask: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
         mask = mask.index_select(-1, self._order(keys, mask.device))
@@ -125,3 +134,12 @@ class LayerContext:
     sequence: Sequence
     queries: Streams
     keys: Streams
+
+    def present(self) -> Self:
+        """The layer without the optional streams ("name?") that the forward under way does not have."""
+
+        def known(streams: Streams) -> Streams:
+            names = [(stream.removesuffix("?"), stream.endswith("?")) for stream in streams]
+            return tuple(name for name, optional in names if name in self.sequence.lengths or not optional)
+
+        return replace(self, queries=known(self.queries), keys=known(self.keys))

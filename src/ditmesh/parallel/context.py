@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Cut, Gather, ModelSpec, Refuse
+from ditmesh.spec import Count, Cut, Gather, ModelSpec, Refuse
 
 
 def apply_context_parallel(
@@ -82,11 +82,11 @@ def _change_at(
     name: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
 ) -> None:
     """Cut or gather the named arguments and the numbered outputs of a module."""
-    inputs = {key: cut for key, cut in plan.items() if isinstance(key, str)}
+    inputs = {key.removesuffix("?"): cut for key, cut in plan.items() if isinstance(key, str)}
     outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
     for key in inputs:
-        if key not in names:
+        if key not in names and f"{key}?" not in plan:
             raise ValueError(f"{name} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
 
     def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -115,8 +115,11 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
     if isinstance(value, dict):
         return {key: _change(x, cut, sequence) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_change(x, cut, sequence) for x in value)
-    if not isinstance(value, Tensor) or isinstance(cut, Refuse):
+        cuts = cut if isinstance(cut, tuple) else [cut] * len(value)
+        return type(value)(_change(x, cut, sequence) for x, cut in zip(value, cuts, strict=True))
+    if isinstance(cut, Count):
+        return sequence.count(value, cut.stream) if isinstance(value, int) else value
+    if not isinstance(value, Tensor) or isinstance(cut, Refuse | tuple):
         return value
     if isinstance(cut, Gather):
         return sequence.gather(value, cut.dim, cut.stream)

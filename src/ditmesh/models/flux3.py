@@ -1,0 +1,54 @@
+"""FLUX.3: each of text, image and reference images has blocks of its own, then all share joint blocks."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="Flux3Transformer2DModel",
+    title="FLUX.3",
+    blocks=(
+        Blocks("txt_mode_blocks"),
+        Blocks("mode_blocks.image"),
+        Blocks("mode_blocks.image_cond"),
+        Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
+    ),
+    tp_plan={
+        "txt_mode_blocks.*.attn": "heads",
+        "txt_mode_blocks.*.attn.to_q": "colwise",
+        "txt_mode_blocks.*.attn.to_k": "colwise",
+        "txt_mode_blocks.*.attn.to_v": "colwise",
+        "txt_mode_blocks.*.attn.to_out.0": "rowwise",
+        "txt_mode_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
+        "txt_mode_blocks.*.ff.linear_out": "rowwise",
+        "mode_blocks.*.*.attn": "heads",
+        "mode_blocks.*.*.attn.to_q": "colwise",
+        "mode_blocks.*.*.attn.to_k": "colwise",
+        "mode_blocks.*.*.attn.to_v": "colwise",
+        "mode_blocks.*.*.attn.to_out.0": "rowwise",
+        "mode_blocks.*.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
+        "mode_blocks.*.*.ff.linear_out": "rowwise",
+        "single_transformer_blocks.*.attn": "heads",
+        "single_transformer_blocks.*.attn.to_q": "colwise",
+        "single_transformer_blocks.*.attn.to_k": "colwise",
+        "single_transformer_blocks.*.attn.to_v": "colwise",
+        "single_transformer_blocks.*.attn.to_out.0": "rowwise",
+        "single_transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
+        "single_transformer_blocks.*.ff.linear_out": "rowwise",
+    },
+    cp_plan={
+        "": {
+            "hidden_states": Split(1),
+            "encoder_hidden_states": Split(1, stream="text"),
+            "image_cond_hidden_states": Split(1, stream="reference"),
+            "img_ids": Split(-2),
+            "txt_ids": Split(-2, stream="text"),
+            "image_cond_ids": Split(-2, stream="reference"),
+        },
+        "proj_out": Gather(1),
+    },
+    attention={
+        "txt_mode_blocks.*.attn": Attention("Flux3AttnProcessor", ("text",)),
+        "mode_blocks.image.*.attn": Attention("Flux3AttnProcessor", ("image",)),
+        "mode_blocks.image_cond.*.attn": Attention("Flux3AttnProcessor", ("reference",)),
+        "single_transformer_blocks.*.attn": Attention("Flux3AttnProcessor", ("text", "image", "reference?")),
+    },
+)

@@ -1,0 +1,29 @@
+"""GLM-Image: text and image share all weights of a block but the modulation."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="GlmImageTransformer2DModel",
+    title="GLM-Image",
+    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn1": "heads",
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "transformer_blocks.*": {
+            "image_rotary_emb": Split(0),
+            "attention_mask": Split(1, stream="text", mask=True),
+        },
+        "proj_out": Gather(1),
+    },
+    attention={"transformer_blocks.*.attn1": Attention("GlmImageAttnProcessor", ("text", "image"))},
+)

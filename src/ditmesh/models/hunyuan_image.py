@@ -1,0 +1,48 @@
+"""HunyuanImage-2.1: double- then single-stream blocks; the valid text of two encoders comes first."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="HunyuanImageTransformer2DModel",
+    title="HunyuanImage",
+    blocks=(
+        Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
+        Blocks("single_transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
+    ),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn": "heads",
+        "transformer_blocks.*.attn.to_q": "colwise",
+        "transformer_blocks.*.attn.to_k": "colwise",
+        "transformer_blocks.*.attn.to_v": "colwise",
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.attn.add_q_proj": "colwise",
+        "transformer_blocks.*.attn.add_k_proj": "colwise",
+        "transformer_blocks.*.attn.add_v_proj": "colwise",
+        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
+        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
+        "single_transformer_blocks.*.attn": "heads",
+        "single_transformer_blocks.*.attn.to_q": "colwise",
+        "single_transformer_blocks.*.attn.to_k": "colwise",
+        "single_transformer_blocks.*.attn.to_v": "colwise",
+        "single_transformer_blocks.*.proj_mlp": "colwise",
+        "single_transformer_blocks.*.proj_out": Fused("rowwise", ("heads", "rest")),  # [attention | MLP]
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        # The transformer works out masks from whole lengths, so the streams are cut where the blocks begin.
+        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "rope": {0: Split(0), 1: Split(0)},
+        "proj_out": Gather(1),
+    },
+    attention={
+        "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
+        "transformer_blocks.*.attn": Attention("HunyuanImageAttnProcessor", ("image", "text")),
+        "single_transformer_blocks.*.attn": Attention("HunyuanImageAttnProcessor", ("image", "text")),
+    },
+)

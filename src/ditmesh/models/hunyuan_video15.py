@@ -1,0 +1,37 @@
+"""HunyuanVideo-1.5: double-stream blocks; text, glyphs and image embeddings share one padded stream."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="HunyuanVideo15Transformer3DModel",
+    title="HunyuanVideo-1.5",
+    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn": "heads",
+        "transformer_blocks.*.attn.to_q": "colwise",
+        "transformer_blocks.*.attn.to_k": "colwise",
+        "transformer_blocks.*.attn.to_v": "colwise",
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.attn.add_q_proj": "colwise",
+        "transformer_blocks.*.attn.add_k_proj": "colwise",
+        "transformer_blocks.*.attn.add_v_proj": "colwise",
+        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
+        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "transformer_blocks.*": {"attention_mask": Split(1, stream="text", mask=True)},
+        "rope": {0: Split(0), 1: Split(0)},
+        "proj_out": Gather(1),
+    },
+    attention={
+        "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
+        "transformer_blocks.*.attn": Attention("HunyuanVideo15AttnProcessor2_0", ("image", "text")),
+    },
+)

@@ -1,0 +1,27 @@
+"""JoyImage-Edit: double-stream blocks with packed projections; several images in one sequence."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="JoyImageEditTransformer3DModel",
+    title="JoyImage-Edit",
+    blocks=(Blocks("double_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    tp_plan={
+        "double_blocks.*.attn": "heads",
+        "double_blocks.*.attn.img_attn_qkv": Fused("colwise", ("rest", "rest", "rest")),
+        "double_blocks.*.attn.img_attn_proj": "rowwise",
+        "double_blocks.*.img_mlp.net.0.proj": "colwise",
+        "double_blocks.*.img_mlp.net.2": "rowwise",
+        "double_blocks.*.attn.txt_attn_qkv": Fused("colwise", ("rest", "rest", "rest")),
+        "double_blocks.*.attn.txt_attn_proj": "rowwise",
+        "double_blocks.*.txt_mlp.net.0.proj": "colwise",
+        "double_blocks.*.txt_mlp.net.2": "rowwise",
+    },
+    cp_plan={
+        "double_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "double_blocks.*": {"image_rotary_emb": (Split(0), Split(0, stream="text"))},
+        "proj_out": Gather(1),
+    },
+    attention={"double_blocks.*.attn": Attention("JoyImageAttnProcessor", ("image", "text"))},
+    width="hidden_size",
+)

@@ -1,0 +1,66 @@
+"""Motif-Video: HunyuanVideo-like blocks, some of which attend to the text once more."""
+
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="MotifVideoTransformer3DModel",
+    title="Motif-Video",
+    blocks=(
+        Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
+        Blocks("single_transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
+    ),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn": "heads",
+        "transformer_blocks.*.attn.to_q": "colwise",
+        "transformer_blocks.*.attn.to_k": "colwise",
+        "transformer_blocks.*.attn.to_v": "colwise",
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.attn.add_q_proj": "colwise",
+        "transformer_blocks.*.attn.add_k_proj": "colwise",
+        "transformer_blocks.*.attn.add_v_proj": "colwise",
+        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
+        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
+        "single_transformer_blocks.*.attn": "heads",
+        "single_transformer_blocks.*.attn.to_q": "colwise",
+        "single_transformer_blocks.*.attn.to_k": "colwise",
+        "single_transformer_blocks.*.attn.to_v": "colwise",
+        "single_transformer_blocks.*.proj_mlp": "colwise",
+        "single_transformer_blocks.*.proj_out": Fused("rowwise", ("heads", "rest")),  # [attention | MLP]
+        "transformer_blocks.*.cross_attn?": "heads",
+        "transformer_blocks.*.cross_attn.to_q?": "colwise",
+        "transformer_blocks.*.cross_attn.to_k?": "colwise",
+        "transformer_blocks.*.cross_attn.to_v?": "colwise",
+        "transformer_blocks.*.cross_attn.to_out.0?": "rowwise",
+        # It reads the heads of the attention before it, and adds to them.
+        "single_transformer_blocks.*.cross_attn.to_q?": "rowwise",
+        "single_transformer_blocks.*.cross_attn.to_out.0?": "colwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    replicated={
+        "single_transformer_blocks.*.cross_attn.to_k?": "every rank attends with all heads, whose queries it sums",
+        "single_transformer_blocks.*.cross_attn.to_v?": "every rank attends with all heads, whose queries it sums",
+    },
+    cp_plan={
+        "": {"encoder_attention_mask": Split(1, stream="text", mask=True)},
+        "x_embedder": Split(1),
+        "context_embedder": Split(1, stream="text"),
+        "image_embedder?": Split(1, stream="first_frame"),
+        "rope": {0: Split(0), 1: Split(0)},
+        "proj_out": Gather(1),
+    },
+    attention={
+        "transformer_blocks.*.attn": Attention("MotifVideoAttnProcessor2_0", ("image", "first_frame?", "text")),
+        "transformer_blocks.*.cross_attn?": Attention("MotifVideoCrossAttnProcessor2_0", ("image",), keys=("text",)),
+        "single_transformer_blocks.*.attn": Attention("MotifVideoAttnProcessor2_0", ("image", "first_frame?", "text")),
+        "single_transformer_blocks.*.cross_attn?": Attention(
+            "MotifVideoCrossAttnProcessor2_0", ("image",), keys=("text",)
+        ),
+    },
+    covers={"num_decoder_layers": (0,)},  # decoder blocks attend to the image twice, in other streams
+)
