@@ -29,6 +29,13 @@ def decoder(name: str, **config: Any) -> nn.Module:
     return kind(kind.config_class(**language(**config)))
 
 
+def tied_with_a_plan_for_it() -> nn.Module:
+    """As transformers 5.17 builds it: the plan of a model with tied embeddings names them."""
+    model = decoder("Qwen3ForCausalLM", tie_word_embeddings=True)
+    model.config.base_model_tp_plan = {**model.config.base_model_tp_plan, "embed_tokens": "embedding_rowwise"}
+    return model
+
+
 def t5(name: str, heads: int = 8, **config: Any) -> nn.Module:
     kind = getattr(transformers, name)
     return kind(kind.config_class(
@@ -105,6 +112,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "Mistral3ForConditionalGeneration": lambda: mistral3("Mistral3ForConditionalGeneration"),
     "Qwen3Model": lambda: decoder("Qwen3Model", key_value_heads=1),
     "Qwen3ForCausalLM": lambda: decoder("Qwen3ForCausalLM", key_value_heads=8, tie_word_embeddings=True),
+    "Qwen3ForCausalLM-tied": tied_with_a_plan_for_it,
     "Qwen2_5_VLForConditionalGeneration": qwen2_5_vl,
     "Qwen3VLModel": lambda: qwen3_vl("Qwen3VLModel"),
     "Qwen3VLForConditionalGeneration": lambda: qwen3_vl("Qwen3VLForConditionalGeneration"),

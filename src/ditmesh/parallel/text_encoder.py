@@ -43,7 +43,7 @@ PLANS: tuple[Mapping[str, str], ...] = (
 )
 COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for packed parts, which we cut one by one
 ROWS = {"rowwise", "rowwise_split_input"}
-WHOLE = {"replicated_with_grad_allreduce"}  # norms of one head
+APART = {"replicated_with_grad_allreduce", "embedding_rowwise"}  # norms of one head; embeddings, sharded in any case
 KEPT_WHOLE = {"CLIPTextModel": "it is small", "CLIPTextModelWithProjection": "it is small"}
 
 # What attention modules call their facts.
@@ -130,9 +130,9 @@ def _groups(title: str, stack: nn.Module, plan: Mapping[str, str]) -> list[Group
     styles: dict[str, dict[str, str]] = {}
     for pattern, style in plan.items():
         for name, _ in expand(stack, pattern):
-            if style not in COLUMNS | ROWS | WHOLE:
+            if style not in COLUMNS | ROWS | APART:
                 raise ValueError(f"{title}.{name}: the tensor-parallel plan asks for the unknown style {style!r}.")
-            if style not in WHOLE:
+            if style not in APART:
                 parent, _, child = name.rpartition(".")
                 styles.setdefault(parent, {})[child] = style
     for name, module in stack.named_modules():
