@@ -190,13 +190,12 @@ def _wrapped_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
 
 def _convolution(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, path: str) -> Iterator[tuple[str, nn.Module, Part]]:
     """A convolution that reaches over rows, together with the module that pads for it."""
-    kernel, stride = conv.kernel_size[-2], conv.stride[-2]
-    if kernel == stride == 1:
+    if conv.kernel_size[-2] == conv.stride[-2] == 1:
         return
     window = _window(module, conv)
     if "circular" in (conv.padding_mode, vars(module).get("pad_mode")):
         raise ValueError(f"{path} pads with the opposite edge, which no neighbour has; {_INSTEAD}")
-    if window is None or window.before + window.after < min(kernel - stride, kernel - 1):
+    if window is None or window.before + window.after < window.kernel - window.stride:
         raise ValueError(f"{path} is a convolution padded elsewhere, where no halo can be given to it; {_INSTEAD}")
     yield path, module, window
 
