@@ -19,7 +19,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 def sizes_of(name, batch=1):
     case = CASES[name]
-    odd = 5 * case.scale + (case.scale // 2 + 1 if case.odd_rows else 0)
+    odd = 5 * case.scale + (case.scale - 1 if case.odd_rows else 0)
     encoded = [("encode", rows, batch) for rows in (4 * case.scale, odd, case.fewest * case.scale)]
     return encoded + [("decode", rows, batch) for rows in (4, 7, case.fewest)]
 

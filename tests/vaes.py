@@ -53,6 +53,19 @@ LTX2 = {
 }
 WAN = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True]}
 
+DC = {
+    "latent_channels": 4,
+    "attention_head_dim": 8,
+    "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+    "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+    "encoder_block_out_channels": (8, 16, 16),
+    "decoder_block_out_channels": (8, 16, 16),
+    "encoder_layers_per_block": (1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1),
+    "encoder_qkv_multiscales": ((), (), (5,)),
+    "decoder_qkv_multiscales": ((), (), (5,)),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -67,6 +80,7 @@ class Case:
     float64: bool = True  # False: the class itself computes parts in float32
     latent: int = 4
     pixels: int = 3
+    timestep: bool = False  # decodes noise of a given level
 
 
 CASES = {
@@ -134,6 +148,26 @@ CASES = {
     ),
     "ltx": Case("AutoencoderKLLTXVideo", 4, LTX, frames=(5, 3), odd_rows=False, latent=8, float64=False),
     "ltx2": Case("AutoencoderKLLTX2Video", 8, LTX2, frames=(5, 3), odd_rows=False, latent=8, fewest=2),
+    "ltx095": Case(
+        "AutoencoderKLLTXVideo",
+        8,
+        LTX
+        | {
+            "block_out_channels": (8, 16, 32),
+            "down_block_types": ("LTXVideo095DownBlock3D",) * 2,
+            "spatio_temporal_scaling": (True, True),
+            "decoder_spatio_temporal_scaling": (True, True),
+            "downsample_type": ("spatial", "spatiotemporal"),
+            "upsample_residual": (True, True),
+            "upsample_factor": (2, 2),
+            "timestep_conditioning": True,
+        },
+        frames=(5, 2),
+        odd_rows=False,
+        latent=8,
+        float64=False,
+        timestep=True,
+    ),
     "cogvideox": Case(
         "AutoencoderKLCogVideoX",
         4,
@@ -162,23 +196,20 @@ CASES = {
         },
         frames=(6, 3),
     ),
-    "dc": Case(
+    "dc": Case("AutoencoderDC", 4, DC, odd_rows=False, float64=False),
+    "dc_conv": Case(
         "AutoencoderDC",
         4,
-        {
-            "latent_channels": 4,
-            "attention_head_dim": 8,
-            "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
-            "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
-            "encoder_block_out_channels": (8, 16, 16),
-            "decoder_block_out_channels": (8, 16, 16),
-            "encoder_layers_per_block": (1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 1),
-            "encoder_qkv_multiscales": ((), (), (5,)),
-            "decoder_qkv_multiscales": ((), (), (5,)),
-        },
+        DC | {"downsample_block_type": "Conv", "upsample_block_type": "interpolate"},
         odd_rows=False,
         float64=False,
+    ),
+    "qwen_image21": Case(
+        "AutoencoderKLQwenImage21",
+        8,
+        WAN | {"scale_factor_spatial": 8, "patch_size": 2, "in_channels": 12, "out_channels": 12},
+        frames=(1, 1),
+        odd_rows=False,
     ),
     "wan": Case("AutoencoderKLWan", 4, WAN | {"scale_factor_spatial": 4}, frames=(5, 3)),
 }
@@ -237,8 +268,8 @@ def encode(vae: Any, x: Tensor) -> Tensor:
     return made if isinstance(made, Tensor) else made.parameters
 
 
-def decode(vae: Any, z: Tensor) -> Tensor:
-    return vae.decode(z).sample
+def decode(vae: Any, z: Tensor, timestep: bool) -> Tensor:
+    return vae.decode(z, temb=torch.full((len(z),), 0.05)).sample if timestep else vae.decode(z).sample
 
 
 @torch.no_grad()
@@ -249,7 +280,7 @@ def work(vae: Any, name: str, sizes: list[tuple[str, int, int]], dtype: torch.dt
         if verb == "encode":
             made.append(encode(vae, picture(name, rows, dtype, batch)))
         else:
-            made.append(decode(vae, latent(name, rows, dtype, batch)))
+            made.append(decode(vae, latent(name, rows, dtype, batch), CASES[name].timestep))
     return made
 
 

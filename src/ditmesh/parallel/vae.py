@@ -76,8 +76,12 @@ class OwnQueries:
 
     def before(self, module: nn.Module, args: Any) -> None:
         """Take notice of how many tokens [B, S, C] each band's rows [B, C, H, W] become."""
-        if args[0].ndim != 4:
-            raise ValueError(f"VAE parallelism: attention over {args[0].ndim}-D input cannot be shared by rows.")
+        assert args[0].ndim == 4, "a block that makes tokens of rows itself belongs in TOKENS_INSIDE"
+        if not _attends_by_rows(module):
+            raise ValueError(
+                "an attention processor of this autoencoder was replaced after enable_cache and would attend to this "
+                "rank's rows only; call disable_cache, replace it, and enable again."
+            )
         if not args[0].is_meta:
             self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
 
@@ -140,10 +144,9 @@ def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]
         raise ValueError(f"{path} adds random noise to every pixel, and ranks draw it apart; {_INSTEAD}")
     if isinstance(module, Attention) and isinstance(module.processor, MochiVaeAttnProcessor2_0):
         return  # each pixel attends to itself over time
-    if isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0 and module.spatial_norm is None:
+    if _attends_by_rows(module):
         yield path, module, OwnQueries
-        if module.group_norm is not None:
-            yield f"{path}.group_norm", module.group_norm, module.group_norm
+        yield from _parts(children["group_norm"], f"{path}.group_norm")
     elif {"to_q", "to_qkv"} & set(children) or type(module).__name__ in TOKENS_INSIDE:
         yield path, module, AllRows
     elif isinstance(module, nn.GroupNorm):
@@ -159,6 +162,12 @@ def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]
         raise ValueError(
             f"{path} is a {type(module).__name__}, of which it is not known whether it mixes rows; {_INSTEAD}"
         )
+
+
+def _attends_by_rows(module: nn.Module) -> bool:
+    """Whether a module makes queries of [B, C, H, W] and keys and values apart from them."""
+    plain = isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0
+    return plain and isinstance(module.group_norm, nn.GroupNorm) and module.spatial_norm is None
 
 
 def _is_pointwise(module: nn.Module) -> bool:
@@ -181,13 +190,12 @@ def _wrapped_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
 
 def _convolution(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, path: str) -> Iterator[tuple[str, nn.Module, Part]]:
     """A convolution that reaches over rows, together with the module that pads for it."""
-    kernel, stride = conv.kernel_size[-2], conv.stride[-2]
-    if kernel == stride == 1:
+    if conv.kernel_size[-2] == conv.stride[-2] == 1:
         return
     window = _window(module, conv)
     if "circular" in (conv.padding_mode, vars(module).get("pad_mode")):
         raise ValueError(f"{path} pads with the opposite edge, which no neighbour has; {_INSTEAD}")
-    if window is None or window.before + window.after < min(kernel - stride, kernel - 1):
+    if window is None or window.before + window.after < window.kernel - window.stride:
         raise ValueError(f"{path} is a convolution padded elsewhere, where no halo can be given to it; {_INSTEAD}")
     yield path, module, window
 
