@@ -11,7 +11,7 @@ from demo.shapes import BACKGROUNDS, COLOURS, PIXELS, PLACE_STEP, PLACES, RADII,
 UNCLEAR = "unclear"
 FURTHEST_COLOUR = 60.0  # of 441: further from every colour of the palette than this is no colour we know
 SMALLEST_SHAPE = 60  # pixels; fewer are specks
-LEAST_LIKENESS = 0.65  # the share of both areas, read and drawn, that must be common; two shapes differ by more
+LEAST_LIKENESS = 0.65  # the share of both areas, read and drawn, that must be common; less is no shape we know
 TEMPLATE_PIXELS = 48
 
 
