@@ -126,9 +126,7 @@ def modulation_shards(layout: str) -> dict[str, int]:
 
 
 def test_a_rank_holds_its_share_of_every_block(ranks: Ranks) -> None:
-    whole = {
-        name: p.numel() for name, p in build("QwenImageTransformer2DModel", ODD, torch.float32)[0].named_parameters()
-    }
+    whole = {name: p.numel() for name, p in build("qwen_image", ODD, torch.float32)[0].named_parameters()}
     shards = ranks.run(modulation_shards, 4, "tp4")
     for name, size in whole.items():
         if name.startswith("transformer_blocks") and name.endswith("weight") and "norm" not in name:

@@ -37,8 +37,7 @@ def enable_cache(
     """Spread a pipeline over the ranks of this job, in place.
 
     Every rank calls this with the same arguments, before or after ``pipe.to(device)``, and then calls the pipeline as
-    usual: each gets the picture of one device. A process group is started if there is none (gloo for CPU, nccl for
-    CUDA, the device from ``LOCAL_RANK``).
+    usual: each gets the picture of one device. A process group is started if there is none (gloo, nccl for CUDA).
 
     Args:
         pipe: a diffusers pipeline, or a transformer alone.
@@ -62,9 +61,9 @@ def enable_cache(
         raise ValueError("enable_cache has nothing to do; pass parallelism_config=ParallelismConfig(ulysses_size=2).")
     transformers = _transformers(pipe)
     extras = [_component(pipe, module) for module in parallelism.extra_parallel_modules]
-    for model in [*extras, *(model for model, _ in transformers)]:
-        if STATE in vars(model):
-            raise ValueError(f"this {type(model).__name__} is enabled already; call ditmesh.disable_cache first.")
+    modules = [*extras, *(model for model, _ in transformers)]
+    for module in modules:
+        _refuse_enabled(module)
     for model, spec in transformers:
         check_layout(parallelism, spec.transformer, model.config, _world_size() if parallelism_config else None)
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
@@ -74,10 +73,15 @@ def enable_cache(
         for module in extras if mesh is not None else []:
             _apply_extra(module, replica_mesh(mesh), undo)
         steps = undo.pop_all()
-    for model in [*extras, *(model for model, _ in transformers)]:
-        vars(model)[STATE] = steps
-        steps.callback(vars(model).pop, STATE)
+    for module in modules:
+        vars(module)[STATE] = steps
+        steps.callback(vars(module).pop, STATE)
     return pipe
+
+
+def _refuse_enabled(module: nn.Module) -> None:
+    if STATE in vars(module):
+        raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
 
 
 def _apply(
