@@ -33,7 +33,9 @@ def build(name: str, shape: tuple[Any, ...], dtype: torch.dtype, seed: int = 0) 
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
-    return model(**inputs, return_dict=False)[0]
+    """The model's output; all of them, flat, if it has several."""
+    outputs = model(**inputs, return_dict=False)
+    return outputs[0] if len(outputs) == 1 else torch.cat([x.flatten() for x in outputs])
 
 
 def serial(name: str, shape: tuple[Any, ...], dtype: torch.dtype) -> Tensor:

@@ -18,8 +18,8 @@ def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
         found = [
             (f"{name}.{child}".lstrip("."), module)
             for name, parent in found
-            for child, module in parent.named_children()
-            if atom in ("*", child)
+            for child, module in list(parent.named_children())[-1 if atom == "-1" else 0 :]
+            if atom in ("*", "-1", child)
         ]
     if not found and not optional:
         raise ValueError(f"{type(model).__name__} has no module named {pattern!r}, which its fact sheet names.")

@@ -1,11 +1,12 @@
 """What a transformer is made of, as data: every strategy, the planner, the loader and the tests read these facts.
 
 Names of modules are globs in the vocabulary of diffusers' and transformers' plans: ``*`` stands for every child of a
-module, and a last ``?`` marks a module that only some variants of the model have.
+module, ``-1`` for its last one, and a last ``?`` marks a module that only some variants of the model have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,23 @@ class Fused:
 
     style: str
     parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Attributes of a module that count heads, or channels of all heads: each rank counts its own."""
+
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """A module whose output tensors run over all attention heads, such as RoPE tables with other angles for each head.
+
+    ``dims``: the number of dimensions of an output -> the dimension that runs over the heads, or over their channels.
+    """
+
+    dims: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,11 +76,12 @@ Cut = Split | Gather
 class Attention:
     """The processor an attention module must hold, and the streams its queries and keys are made of, in order.
 
-    Without ``keys`` the keys are of the queries' streams. No streams at all: attention to keys that every rank holds
-    (cross-attention to text), which needs no communication.
+    ``processor`` may name several, of which variants of the model hold one. Without ``keys`` the keys are of the
+    queries' streams. No streams at all: attention to keys that every rank holds (cross-attention to text), which needs
+    no communication.
     """
 
-    processor: str
+    processor: str | tuple[str, ...]
     streams: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
 
@@ -76,23 +95,32 @@ class ModelSpec:
         title: what people call the model; errors use it.
         blocks: the lists of blocks, in the order they run.
         tp_plan: module glob -> ``"colwise"``, ``"colwise_gather_output"``, ``"rowwise"``, ``"heads"`` (the module's
-            ``heads`` counts those of one rank), ``"norm_across_heads"`` or a ``Fused``.
+            ``heads`` counts those of one rank), ``"norm_across_heads"``, a ``Fused``, a ``Share`` or a ``PerHead``.
         replicated: glob of a block's linear that no rank shards -> the reason.
         cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
             index: ``Split`` or ``Gather``}.
         attention: attention module glob -> ``Attention``.
-        heads, head_dim: the config keys that hold the number of attention heads and the width of one.
+        heads, head_dim: the config keys that hold the number of attention heads and the width of one, or what works
+            them out of the config.
     """
 
     transformer: str
     title: str
     blocks: tuple[Blocks, ...]
-    tp_plan: Mapping[str, str | Fused]
+    tp_plan: Mapping[str, str | Fused | Share | PerHead]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict)
-    heads: str = "num_attention_heads"
-    head_dim: str = "attention_head_dim"
+    heads: str | Callable[[Mapping[str, Any]], int] = "num_attention_heads"
+    head_dim: str | Callable[[Mapping[str, Any]], int] = "attention_head_dim"
+
+    def count_heads(self, config: Mapping[str, Any]) -> int:
+        """The number of attention heads of a model of this configuration."""
+        return config[self.heads] if isinstance(self.heads, str) else self.heads(config)
+
+    def head_width(self, config: Mapping[str, Any]) -> int:
+        """The channels of one head of a model of this configuration."""
+        return config[self.head_dim] if isinstance(self.head_dim, str) else self.head_dim(config)
 
     def __str__(self) -> str:
         return self.transformer

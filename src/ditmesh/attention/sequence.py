@@ -40,12 +40,15 @@ class Sequence:
         """This rank's shard of a tensor along a stream.
 
         Where a stream has fewer tokens than ranks, a rank without one holds a copy of the first instead, since models
-        do not run on no tokens; attention and ``gather`` leave it out.
+        do not run on no tokens; attention and ``gather`` leave it out. A tensor of one position along a longer stream
+        holds for all of its tokens, and stays whole.
 
         Raises:
             ValueError: the tensor is not as long as the stream's other tensors.
         """
         length = self.lengths.setdefault(stream, x.shape[dim])
+        if x.shape[dim] == 1:
+            return x
         if x.shape[dim] != length:
             raise ValueError(f"a tensor has {x.shape[dim]} positions along the {stream} stream, which has {length}.")
         piece = shard(x, dim, self.ranks)

@@ -48,10 +48,11 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> 
     for pattern, fact in spec.attention.items():
         for name, module in expand(model, pattern):
             found = type(module.processor).__name__
-            if found != fact.processor:
+            known = (fact.processor,) if isinstance(fact.processor, str) else fact.processor
+            if found not in known:
                 raise ValueError(
-                    f"{spec.title}: {name} holds a {found}, and only {fact.processor} is known to attend across ranks; "
-                    f"take the adapter that set it off, or use tp_size alone."
+                    f"{spec.title}: {name} holds a {found}, and only {' or '.join(known)} is known to attend across "
+                    f"ranks; take the adapter that set it off, or use tp_size alone."
                 )
             keys = fact.streams if fact.keys is None else fact.keys
             layers[name] = (module, LayerContext(name, sequence, fact.streams, keys))
@@ -107,7 +108,9 @@ def _change_at(
 
 
 def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
-    """A tensor, or each tensor in a list, cut to this rank's shard or made whole; anything else stays as it is."""
+    """A tensor, or each in a list or dict, cut to this rank's shard or made whole; anything else stays as it is."""
+    if isinstance(value, dict):
+        return {key: _change(x, cut, sequence) for key, x in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_change(x, cut, sequence) for x in value)
     if not isinstance(value, Tensor):

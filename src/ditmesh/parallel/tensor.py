@@ -4,17 +4,21 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.collectives import all_gather, all_reduce, shard_sizes
+from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
 from ditmesh.modules import expand
-from ditmesh.spec import Fused, ModelSpec
+from ditmesh.spec import Fused, ModelSpec, PerHead, Share
+
+Style = str | Fused | Share | PerHead
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,10 @@ class Shard:
 class NormAcrossHeads(nn.RMSNorm):
     """RMSNorm over a width that is sharded: only the mean square crosses ranks, in float32."""
 
-    def __init__(self, norm: nn.RMSNorm, shard: Shard):
-        super().__init__(list(norm.normalized_shape), norm.eps, elementwise_affine=False)
+    def __init__(self, norm: Any, shard: Shard):
+        self.width, self.mesh = shard.parts[0], shard.mesh
+        super().__init__(self.width, norm.eps, elementwise_affine=False)
         self.weight = None if norm.weight is None else _parameter(shard.cut(norm.weight), norm.weight)
-        self.width, self.mesh = norm.normalized_shape[0], shard.mesh
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -74,8 +78,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             so; nothing has been changed then.
     """
     config: Any = model.config
-    width = config[spec.heads] * config[spec.head_dim]
-    steps: list[tuple[str, Any, str | Fused, tuple[int, ...]]] = [
+    width = spec.count_heads(config) * spec.head_width(config)
+    steps: list[tuple[str, Any, Style, tuple[int, ...]]] = [
         (name, module, style, _check(f"{spec.title}: {name}", module, style, width, mesh.size()))
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
@@ -83,8 +87,10 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     _check_complete(model, spec, {name for name, *_ in steps})
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
-        if style == "heads":
-            _share_heads(module, mesh, undo)
+        if isinstance(style, PerHead):
+            undo.callback(module.register_forward_hook(_share_output(style, mesh)).remove)
+        elif style == "heads" or isinstance(style, Share):
+            _share_heads(module, _counts(style), mesh, undo)
         elif style == "norm_across_heads":
             _replace_norm(model, name, module, Shard(0, parts, mesh), undo)
         elif style == "rowwise":
@@ -93,14 +99,21 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             _shard_columns(module, Shard(0, parts, mesh), style == "colwise_gather_output", undo)
 
 
-def _check(name: str, module: Any, style: str | Fused, width: int, degree: int) -> tuple[int, ...]:
+def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tuple[int, ...]:
     """The parts a module's sharded width is packed of, or a ValueError if it cannot be sharded as the sheet says."""
-    if style == "heads":
-        return (module.heads,)
+    if isinstance(style, PerHead):
+        return ()
+    if style == "heads" or isinstance(style, Share):
+        counts = tuple(vars(module)[count] for count in _counts(style))
+        if any(count % degree for count in counts):
+            raise ValueError(f"tp_size={degree} does not divide {name}'s {' and '.join(map(str, counts))} heads.")
+        return counts
     if style == "norm_across_heads":
-        if type(module) is not nn.RMSNorm:
-            raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
-        return tuple(module.normalized_shape)
+        if type(module) is nn.RMSNorm:
+            return tuple(module.normalized_shape)
+        if type(module) is RMSNorm and module.bias is None:  # diffusers' own
+            return tuple(module.dim)
+        raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
     if type(module) is not nn.Linear:
         raise ValueError(
             f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; fuse LoRA weights and leave "
@@ -130,9 +143,24 @@ def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> Non
                 )
 
 
-def _share_heads(attention: Any, mesh: DeviceMesh, undo: ExitStack) -> None:
-    undo.callback(setattr, attention, "heads", attention.heads)
-    attention.heads //= mesh.size()
+def _share_output(table: PerHead, mesh: DeviceMesh) -> Callable[..., Any]:
+    def cut(x: Tensor) -> Tensor:
+        return shard(x, table.dims[x.ndim], mesh)
+
+    def share(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return cut(output) if isinstance(output, Tensor) else type(output)(cut(x) for x in output)
+
+    return share
+
+
+def _counts(style: Style) -> tuple[str, ...]:
+    return style.attributes if isinstance(style, Share) else ("heads",)
+
+
+def _share_heads(attention: Any, counts: tuple[str, ...], mesh: DeviceMesh, undo: ExitStack) -> None:
+    for count in counts:
+        undo.callback(setattr, attention, count, vars(attention)[count])
+        vars(attention)[count] //= mesh.size()
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:

@@ -32,7 +32,7 @@ def check_layout(
         raise ValueError(
             "extra_parallel_modules: text encoders, VAEs and ControlNets are not parallelized yet; leave it out."
         )
-    _check_heads(parallelism, spec.title, config[spec.heads])
+    _check_heads(parallelism, spec.title, spec.count_heads(config))
     if world_size is not None and parallelism.world_size != world_size:
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
