@@ -50,15 +50,20 @@ class PerHead:
 class Split:
     """Cut dimension ``dim`` of a tensor, or of every tensor in a list, over the ranks that share a sequence.
 
-    ``stream`` names the sequence the dimension runs along. With ``ndim`` only tensors of that many dimensions run
-    along it (a timestep may be one number a sample or one a token). ``mask`` marks a padding mask, true where a token
-    is real.
+    ``stream`` names the sequence the dimension runs along, or several that lie end to end, of which all but one have a
+    known length by then. With ``ndim`` only tensors of that many dimensions run
+    along it (a timestep may be one number a sample or one a token). With ``minor`` the dimension runs along something
+    else too, and faster along the stream. ``mask`` marks a padding mask, true where a token is real; with ``unseen``
+    the model is shown that every token is real, and attention alone leaves the padding out: for a model that drops the
+    padding, which has to be at the end, from one sample after the other.
     """
 
     dim: int
-    stream: str = "image"
+    stream: str | tuple[str, ...] = "image"
     ndim: int | None = None
     mask: bool = False
+    minor: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,14 @@ class Gather:
     stream: str = "image"
 
 
-Cut = Split | Gather
+@dataclass(frozen=True)
+class Length:
+    """An argument that is the length of ``stream``: the model is told how much of it this rank holds."""
+
+    stream: str = "image"
+
+
+Cut = Split | Gather | Length
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class ModelSpec:
             ``heads`` counts those of one rank), ``"norm_across_heads"``, a ``Fused``, a ``Share`` or a ``PerHead``.
         replicated: glob of a block's linear that no rank shards -> the reason.
         cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
-            index: ``Split`` or ``Gather``}.
+            index: ``Split``, ``Gather`` or ``Length``}; ``"name.1"`` is the second item of an argument.
         attention: attention module glob -> ``Attention``.
         heads, head_dim: the config keys that hold the number of attention heads and the width of one, or what works
             them out of the config.

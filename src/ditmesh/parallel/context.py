@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Cut, Gather, ModelSpec
+from ditmesh.spec import Cut, Gather, Length, ModelSpec
 
 
 def apply_context_parallel(
@@ -86,13 +87,16 @@ def _change_at(
     outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
     for key in inputs:
-        if key not in names:
+        if key.partition(".")[0] not in names:
             raise ValueError(f"{name} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
 
     def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
-        changed = {key: _change(bound[key], cut, sequence) for key, cut in inputs.items() if key in bound}
-        return (), bound | changed
+        for key, cut in inputs.items():
+            name, _, item = key.partition(".")
+            if name in bound:
+                bound[name] = _change_item(bound[name], item, cut, sequence)
+        return (), bound
 
     def change_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
@@ -107,18 +111,34 @@ def _change_at(
         undo.callback(module.register_forward_hook(change_outputs).remove)
 
 
+def _change_item(value: Any, item: str, cut: Cut, sequence: Sequence) -> Any:
+    """The value changed, or only its numbered item."""
+    if not item or value is None:
+        return _change(value, cut, sequence)
+    return type(value)(_change(x, cut, sequence) if i == int(item) else x for i, x in enumerate(value))
+
+
 def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
     """A tensor, or each in a list or dict, cut to this rank's shard or made whole; anything else stays as it is."""
     if isinstance(value, dict):
         return {key: _change(x, cut, sequence) for key, x in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_change(x, cut, sequence) for x in value)
+    if isinstance(cut, Length):
+        return value if value is None else sequence.hold(value, cut.stream)
     if not isinstance(value, Tensor):
         return value
     if isinstance(cut, Gather):
         return sequence.gather(value, cut.dim, cut.stream)
     if cut.ndim not in (None, value.ndim):
         return value
+    if isinstance(cut.stream, tuple):
+        return sequence.cut_packed(value, cut.dim, cut.stream)
     if cut.mask:
-        sequence.masks[cut.stream] = value
+        sequence.record_mask(cut.stream, value, cut.unseen)
+    if cut.unseen:
+        value = torch.ones_like(value)
+    if cut.minor:
+        parts = value.unflatten(cut.dim, (-1, sequence.lengths[cut.stream]))
+        return sequence.cut(parts, cut.dim + 1, cut.stream).flatten(cut.dim, cut.dim + 1)
     return sequence.cut(value, cut.dim, cut.stream)

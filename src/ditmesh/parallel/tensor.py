@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -85,6 +86,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         for name, module in expand(model, pattern)
     ]
     _check_complete(model, spec, {name for name, *_ in steps})
+    _check_gated(model, spec, [(name, style) for name, _, style, _ in steps])
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
         if isinstance(style, PerHead):
@@ -107,6 +109,8 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
         counts = tuple(vars(module)[count] for count in _counts(style))
         if any(count % degree for count in counts):
             raise ValueError(f"tp_size={degree} does not divide {name}'s {' and '.join(map(str, counts))} heads.")
+        if any(counts[0] in parameter.shape for parameter in module.parameters(recurse=False)):
+            raise ValueError(f"{name} has a parameter for each head, which tp_size would have to share out; use 1.")
         return counts
     if style == "norm_across_heads":
         if type(module) is nn.RMSNorm:
@@ -153,6 +157,16 @@ def _share_output(table: PerHead, mesh: DeviceMesh) -> Callable[..., Any]:
     return share
 
 
+def _check_gated(model: nn.Module, spec: ModelSpec, plan: list[tuple[str, Style]]) -> None:
+    for name, style in plan:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, GEGLU | SwiGLU) != (isinstance(style, Fused) and name.endswith(".net.0.proj")):
+            raise ValueError(
+                f"{spec.title}: {name} of a {type(parent).__name__} is not what the fact sheet describes, so tp_size "
+                f"would compute something else; use ulysses_size or ring_size."
+            )
+
+
 def _counts(style: Style) -> tuple[str, ...]:
     return style.attributes if isinstance(style, Share) else ("heads",)
 
@@ -183,7 +197,7 @@ def _shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStac
         _set_weights(linear, shard.restore(linear.weight), None if linear.bias is None else shard.restore(linear.bias))
 
     def gather_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return all_gather(output, -1, sizes, shard.mesh)
+        return all_gather(output, -1, sizes, shard.mesh).contiguous()  # as a linear's output is
 
     if gather:
         undo.callback(linear.register_forward_hook(gather_output).remove)
