@@ -214,7 +214,9 @@ def _check_shapes(query: Tensor, key: Tensor, mask: Tensor | None, layer: LayerC
     sequence = layer.sequence
     tokens, keys = (sum(tokens for tokens, _ in sequence.held(streams)) for streams in (layer.queries, layer.keys))
     wrong = (query.shape[1], key.shape[1]) != (tokens, keys)
-    if mask is not None:
+    if mask is not None and not isinstance(mask, Tensor):  # a block mask of flex attention
+        wrong = True
+    elif mask is not None:
         whole, whole_keys = (sum(sequence.lengths[name] for name in streams) for streams in (layer.queries, layer.keys))
         recorded = set(layer.keys) & set(sequence.masks)
         wrong |= mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, 1 if recorded else whole)
