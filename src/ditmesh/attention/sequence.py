@@ -84,7 +84,8 @@ class Sequence:
     def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """The whole of a tensor that each rank holds a shard of."""
         sizes = self.shards((stream,))
-        return all_gather(x.narrow(dim, 0, sizes[self.ranks.get_local_rank()]), dim, sizes, self.ranks)
+        own = x.narrow(dim, 0, sizes[self.ranks.get_local_rank()])
+        return all_gather(own, dim, sizes, self.ranks).contiguous()  # as the module that made it returned it
 
     def held(self, streams: Streams) -> list[tuple[int, bool]]:
         """How many tokens of each stream this rank holds, and whether they are a share of its own or a stand-in."""
