@@ -10,7 +10,8 @@ from tests.cases.common import HEAD_DIM, HEADS, TEXT_DIM
 
 VARIANTS = {
     "forcing": {"forcing": True},
-    "causal": {"forcing": True, "num_frame_per_block": 2, "inject_sample_info": True},
+    "causal": {"forcing": True, "num_frame_per_block": 2},
+    "frame_rate": {"inject_sample_info": True},
     "i2v": {"image": True},
 }
 

@@ -80,7 +80,8 @@ class Sequence:
     def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """The whole of a tensor that each rank holds a shard of."""
         sizes = self.shards((stream,))
-        return all_gather(x.narrow(dim, 0, sizes[self.ranks.get_local_rank()]), dim, sizes, self.ranks)
+        own = x.narrow(dim, 0, sizes[self.ranks.get_local_rank()])
+        return all_gather(own, dim, sizes, self.ranks).contiguous()  # as the module that made it returned it
 
     def count(self, tokens: int, stream: str) -> int:
         """How many of the first ``tokens`` of a stream this rank holds; if they are all, a stand-in counts too.
