@@ -34,7 +34,7 @@ def enable_cache(
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
-    """Spread a pipeline over the ranks of this job, in place.
+    """Spread a pipeline over the ranks of this job, in place, and return it.
 
     Every rank calls this with the same arguments, before or after ``pipe.to(device)``, and then calls the pipeline as
     usual: each gets the picture of one device. A process group is started if there is none (gloo for CPU, nccl for
@@ -46,9 +46,6 @@ def enable_cache(
         parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules``, text encoders and VAEs or
             their names in the pipeline, are shared by all ranks of the layout.
         attention_backend: the kernel of one rank's attention, named as diffusers names it.
-
-    Returns:
-        ``pipe`` itself.
 
     Raises:
         ValueError: nothing to do, a layout the model or the number of ranks cannot run, a kernel that cannot do what

@@ -152,9 +152,9 @@ class Rows:
         return extended
 
 
-def _overlap(span: tuple[int, int], band: tuple[int, int], wanted: bool) -> tuple[int, int]:
+def _overlap(span: tuple[int, int], band: tuple[int, int], needed: bool) -> tuple[int, int]:
     start, stop = max(span[0], band[0]), min(span[1], band[1])
-    return (start, stop) if wanted and start < stop else (band[0], band[0])
+    return (start, stop) if needed and start < stop else (band[0], band[0])
 
 
 class SharedGroupNorm(nn.GroupNorm):
