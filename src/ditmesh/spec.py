@@ -32,31 +32,47 @@ class Fused:
 
 @dataclass(frozen=True)
 class Heads:
-    """A module that counts its heads in the named attributes: they come to count those of one rank."""
+    """A module that counts its heads, or the channels of all of them, in the named attributes: each rank its own."""
 
     counts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """A module whose output tensors run over all attention heads, such as RoPE tables with other angles for each head.
+
+    ``dims``: the number of dimensions of an output -> the dimension that runs over the heads, or over their channels.
+    """
+
+    dims: Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Split:
     """Cut dimension ``dim`` of a tensor, or of every tensor in a list or dict, over the ranks that share a sequence.
 
-    ``stream`` names the sequence the dimension runs along. With ``ndim`` only tensors of that many dimensions run
-    along it (a timestep may be one number a sample or one a token). ``mask`` marks a padding mask, true where a token
-    is real; attention masks that processors make of its shards stand for it, square ones for its product with itself.
-    ``leading``: the stream is only what stands first in the tensor, and what follows is this rank's already.
+    ``stream`` names the sequence the dimension runs along, or several that lie end to end, of which all but one have a
+    known length by then. With ``ndim`` only tensors of that many dimensions run along it (a timestep may be one number
+    a sample or one a token). ``leading``: the stream is only what stands first in the tensor, and what follows is this
+    rank's already. ``minor``: the dimension runs along something else too, and faster along the stream.
+
+    ``mask`` marks a padding mask, true where a token is real; attention masks that processors make of its shards stand
+    for it, square ones for its product with itself. ``unseen``: the model is shown that every token is real, and
+    attention alone leaves the padding out, which has to be at the end: for a model that drops it sample by sample.
     """
 
     dim: int
-    stream: str = "image"
+    stream: str | tuple[str, ...] = "image"
     ndim: int | None = None
     mask: bool = False
     leading: bool = False
+    minor: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
 class Count:
-    """A number that counts the first tokens of a stream: as many of them as this rank holds."""
+    """A number that counts the first tokens of a stream, or all of them: as many of them as this rank holds."""
 
     stream: str = "image"
 
@@ -84,11 +100,12 @@ Cut = Split | Gather | Count | Refuse | tuple[Split, ...]
 class Attention:
     """The processor an attention module must hold, and the streams its queries and keys are made of, in order.
 
-    Without ``keys`` the keys are of the queries' streams. No streams at all: attention to keys that every rank holds
-    (cross-attention to text), which needs no communication.
+    ``processor`` may name several, of which variants of the model hold one. Without ``keys`` the keys are of the
+    queries' streams. No streams at all: attention to keys that every rank holds (cross-attention to text), which needs
+    no communication.
     """
 
-    processor: str
+    processor: str | tuple[str, ...]
     streams: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
 
@@ -102,10 +119,10 @@ class ModelSpec:
         title: what people call the model; errors use it.
         blocks: the lists of blocks, in the order they run.
         tp_plan: module glob -> ``"colwise"``, ``"colwise_gather_output"``, ``"rowwise"``, ``"heads"`` (the module's
-            ``heads`` counts those of one rank), ``Heads``, ``"norm_across_heads"`` or a ``Fused``.
+            ``heads`` counts those of one rank), ``"norm_across_heads"``, a ``Heads``, a ``PerHead`` or a ``Fused``.
         replicated: glob of a block's linear that no rank shards -> the reason.
         cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
-            index: ``Cut``}.
+            index: ``Cut``}; ``"name.1"`` is the second item of an argument.
         attention: attention module glob -> ``Attention``.
         covers: config key -> the values the sheet is right for, where other values make another model.
         heads, head_dim: the config keys that hold the number of attention heads and the width of one, or what works
@@ -117,7 +134,7 @@ class ModelSpec:
     transformer: str
     title: str
     blocks: tuple[Blocks, ...]
-    tp_plan: Mapping[str, str | Fused | Heads]
+    tp_plan: Mapping[str, str | Fused | Heads | PerHead]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict)

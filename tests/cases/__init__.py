@@ -2,7 +2,8 @@
 
 A case has ``build(batch, side, text, masked, **variant)``, which returns a small random transformer and inputs for
 ``side = (height, width)`` image tokens and ``text`` text tokens (with a padding mask that differs by sample if
-``masked``). ``MASKED = True`` says that the model takes such masks, ``VARIANTS`` names further configurations.
+``masked``). ``MASKED = True`` says that the model takes such masks, ``VARIANTS`` names further configurations,
+``FLOAT32_INSIDE = True`` says that the model itself computes in float32, whatever its dtype.
 """
 
 import importlib
@@ -25,3 +26,8 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 def masked(name: str) -> bool:
     """Whether a case takes padding masks."""
     return vars(CASES[name]).get("MASKED", False)
+
+
+def float32_inside(name: str) -> bool:
+    """Whether a case, or the case of a variant, computes in float32 whatever its dtype."""
+    return vars(CASES[name.partition(":")[0]]).get("FLOAT32_INSIDE", False)

@@ -5,7 +5,9 @@ instance routes that processor, and no other, through ``attention`` below.
 """
 
 import copy
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,6 +84,8 @@ def _asks_dispatcher(processor: Any) -> bool:
 def _dispatch(processor: Any) -> Callable[..., Tensor]:
     """torch's ``scaled_dot_product_attention``, [B, H, S, D], by the backend a processor holds."""
 
+    samples = itertools.count()  # of the calls in one call of the processor
+
     def attend(
         query: Tensor,
         key: Tensor,
@@ -94,6 +98,9 @@ def _dispatch(processor: Any) -> Callable[..., Tensor]:
     ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         backend, layer = processor._attention_backend, processor._parallel_config
+        sample = next(samples)
+        if layer is not None and sample:
+            layer = replace(layer, sample=sample)
         return dispatch_attention_fn(
             q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=backend, parallel_config=layer
         ).transpose(1, 2)
@@ -188,8 +195,9 @@ def _across_ranks(
     else:
         q, kv = query.transpose(0, 1)[:, :, None], torch.stack([x.transpose(0, 1) for x in (key, value)], dim=2)
     mask = None
-    if given_mask is not None:
+    if given_mask is not None or sequence.unseen & set(layer.keys):
         mask = sequence.mask(given_mask, layer.queries, layer.keys, query.dtype if ring.size() > 1 else None)
+        mask = mask[layer.sample : layer.sample + 1] if len(mask) > len(query) else mask
     q_BHSD = q[:, :, 0].permute(1, 2, 0, 3)
     if ring.size() > 1:
         lengths = [sum(row) for row in key_rows]
@@ -207,7 +215,9 @@ def _check_shapes(query: Tensor, key: Tensor, mask: Tensor | None, layer: LayerC
     sequence = layer.sequence
     tokens, keys = (sum(tokens for tokens, _ in sequence.held(streams)) for streams in (layer.queries, layer.keys))
     wrong = (query.shape[1], key.shape[1]) != (tokens, keys)
-    if mask is not None:
+    if mask is not None and not isinstance(mask, Tensor):  # a block mask of flex attention
+        wrong = True
+    elif mask is not None:
         whole, whole_keys = (sum(sequence.lengths[name] for name in streams) for streams in (layer.queries, layer.keys))
         recorded = set(layer.keys) & set(sequence.masks)
         wrong |= mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, tokens if recorded else whole)

@@ -16,10 +16,12 @@ class _Interception(TorchFunctionMode):
 
     def __init__(self, attend: Attend):
         super().__init__()
-        self._attend = attend
+        self._attend, self.attended = attend, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = self._attend if func is F.scaled_dot_product_attention else func
+        is_attention = func is F.scaled_dot_product_attention
+        self.attended |= is_attention
+        call = self._attend if is_attention else func
         return call(*args, **(kwargs or {}))
 
 
@@ -34,7 +36,13 @@ def intercepted(processor: type, attend: Callable[[Any], Attend]) -> type:
 
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Interception(attend(self)):
-            return original(self, *args, **kwargs)
+        with _Interception(attend(self)) as interception:
+            result = original(self, *args, **kwargs)
+        if not interception.attended:
+            raise ValueError(
+                f"{processor.__name__} did not call torch's attention, so its attention cannot be spread over ranks; "
+                f"leave diffusers' active attention backend at 'native'."
+            )
+        return result
 
     return type(processor.__name__, (processor,), {"__call__": call})

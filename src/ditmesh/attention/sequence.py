@@ -31,41 +31,73 @@ class Sequence:
         self._orders: dict[tuple[Streams, torch.device], Tensor] = {}
         self._reordered: dict[tuple[Streams, Streams, torch.dtype | None], tuple[Tensor, Tensor]] = {}
         self._key_masks: dict[tuple[Streams, torch.dtype | None], Tensor] = {}
+        self.unseen: set[str] = set()
 
     def begin(self) -> None:
         """Forget the last forward."""
-        for memory in (self.lengths, self.masks, self._orders, self._reordered, self._key_masks):
+        for memory in (self.lengths, self.masks, self.unseen, self._orders, self._reordered, self._key_masks):
             memory.clear()
 
     def cut(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """This rank's shard of a tensor along a stream.
 
         Where a stream has fewer tokens than ranks, a rank without one holds a copy of the first instead, since models
-        do not run on no tokens; attention and ``gather`` leave it out.
+        do not run on no tokens; attention and ``gather`` leave it out. A tensor of one position along a longer stream
+        holds for all of its tokens, and stays whole.
 
         Raises:
             ValueError: the tensor is not as long as the stream's other tensors.
         """
         length = self.lengths.setdefault(stream, x.shape[dim])
+        if x.shape[dim] == 1:
+            return x
         if x.shape[dim] != length:
             raise ValueError(f"a tensor has {x.shape[dim]} positions along the {stream} stream, which has {length}.")
         piece = shard(x, dim, self.ranks)
-        return (piece if piece.shape[dim] else x.narrow(dim, 0, 1)).contiguous()
+        return (piece if piece.shape[dim] or not length else x.narrow(dim, 0, 1)).contiguous()
+
+    def cut_packed(self, x: Tensor, dim: int, streams: Streams) -> Tensor:
+        """This rank's shard of each of several streams that lie end to end; one of them may be new."""
+        new = [name for name in streams if name not in self.lengths]
+        assert len(new) <= 1, f"the lengths of {new} are not known yet"
+        rest = x.shape[dim] - sum(self.lengths[name] for name in streams if name in self.lengths)
+        lengths = [self.lengths.get(name, rest) for name in streams]
+        parts = zip(x.split(lengths, dim), streams, strict=True)
+        return torch.cat([self.cut(part, dim, stream) for part, stream in parts], dim)
+
+    def record_mask(self, stream: str, mask: Tensor, unseen: bool) -> None:
+        """Remember a stream's padding mask; if it is ``unseen``, attention applies it without being given it.
+
+        Raises:
+            ValueError: an unseen mask with padding before a token: the model would move its tokens.
+        """
+        if unseen and self.masks.get(stream) is not mask:
+            if (mask.int().diff(dim=-1) > 0).any():
+                raise ValueError(f"the {stream} stream has padding before a token; put the padding at its end.")
+            self.unseen.add(stream)
+        self.masks[stream] = mask
 
     def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """The whole of a tensor that each rank holds a shard of."""
         sizes = self.shards((stream,))
-        return all_gather(x.narrow(dim, 0, sizes[self.ranks.get_local_rank()]), dim, sizes, self.ranks)
+        own = x.narrow(dim, 0, sizes[self.ranks.get_local_rank()])
+        return all_gather(own, dim, sizes, self.ranks).contiguous()  # as the module that made it returned it
 
     def count(self, tokens: int, stream: str) -> int:
-        """How many of the first ``tokens`` of a stream this rank holds."""
+        """How many of the first ``tokens`` of a stream this rank holds; if they are all, a stand-in counts too.
+
+        The first that is heard of a stream is its length.
+        """
+        if tokens == self.lengths.setdefault(stream, tokens):
+            return self.held((stream,))[0][0]
         rank, sizes = self.ranks.get_local_rank(), self.shards((stream,))
         return min(max(tokens - sum(sizes[:rank]), 0), sizes[rank])
 
     def held(self, streams: Streams) -> list[tuple[int, bool]]:
         """How many tokens of each stream this rank holds, and whether they are a share of its own or a stand-in."""
         own = [self.shards((stream,))[self.ranks.get_local_rank()] for stream in streams]
-        return [(max(tokens, 1), tokens > 0) for tokens in own]
+        stand_in = [min(self.lengths[stream], 1) for stream in streams]
+        return [(max(tokens, least), tokens >= least) for tokens, least in zip(own, stand_in, strict=True)]
 
     def shards(self, streams: Streams) -> list[int]:
         """Tokens on each rank where the streams' shards stand side by side."""
@@ -77,23 +109,25 @@ class Sequence:
         shards, degree = self.shards(streams), self.ulysses.size()
         return [shards[i : i + degree] for i in range(0, len(shards), degree)]
 
-    def mask(self, given: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
+    def mask(self, given: Tensor | None, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
         """The mask of this rank's row of the ring, [B, 1, S_q or 1, S_k], with the keys of all ranks in rank order.
 
         ``given`` is whole, in the order of the streams, unless the streams' padding masks were recorded when they were
         cut. Worked out once a forward where the layers share a mask, as numbers to add to the scores if ``additive``.
         """
         whole = self._recorded(keys, given) if set(keys) & set(self.masks) else given
+        assert whole is not None
         known, reordered = self._reordered.get((queries, keys, additive), (None, whole))
         if known is not whole:
             reordered = self._reorder(whole, queries, keys, additive)
             self._reordered[queries, keys, additive] = (whole, reordered)
         return reordered
 
-    def _recorded(self, streams: Streams, like: Tensor) -> Tensor:
+    def _recorded(self, streams: Streams, given: Tensor | None) -> Tensor:
         # A mask of every token against every other stands for the product of their padding masks, in its own dtype.
-        product = like.dtype if like.shape[-2] > 1 else None
+        product = given.dtype if given is not None and given.shape[-2] > 1 else None
         if (streams, product) not in self._key_masks:
+            like = next(self.masks[name] for name in streams if name in self.masks)
             ones = [
                 torch.ones((len(like), self.lengths[name]), dtype=torch.bool, device=like.device) for name in streams
             ]
@@ -128,12 +162,16 @@ class Sequence:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What one attention layer knows: the sequence it is part of, and the streams of its queries and of its keys."""
+    """What one attention layer knows: the sequence it is part of, and the streams of its queries and of its keys.
+
+    ``sample`` is the one it attends for, if it takes the samples of a batch one after the other.
+    """
 
     name: str
     sequence: Sequence
     queries: Streams
     keys: Streams
+    sample: int = 0
 
     def present(self) -> Self:
         """The layer without the optional streams ("name?") that the forward under way does not have."""

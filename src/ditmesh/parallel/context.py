@@ -49,10 +49,11 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> 
     for pattern, fact in spec.attention.items():
         for name, module in expand(model, pattern):
             found = type(module.processor).__name__
-            if found != fact.processor:
+            known = (fact.processor,) if isinstance(fact.processor, str) else fact.processor
+            if found not in known:
                 raise ValueError(
-                    f"{spec.title}: {name} holds a {found}, and only {fact.processor} is known to attend across ranks; "
-                    f"take the adapter that set it off, or use tp_size alone."
+                    f"{spec.title}: {name} holds a {found}, and only {' or '.join(known)} is known to attend across "
+                    f"ranks; take the adapter that set it off, or use tp_size alone."
                 )
             keys = fact.streams if fact.keys is None else fact.keys
             layers[name] = (module, LayerContext(name, sequence, fact.streams, keys))
@@ -79,23 +80,25 @@ def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callab
 
 
 def _change_at(
-    name: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
+    owner: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
 ) -> None:
     """Cut or gather the named arguments and the numbered outputs of a module."""
     inputs = {key.removesuffix("?"): cut for key, cut in plan.items() if isinstance(key, str)}
     outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
     for key in inputs:
-        if key not in names and f"{key}?" not in plan:
-            raise ValueError(f"{name} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
+        if key.partition(".")[0] not in names and f"{key}?" not in plan:
+            raise ValueError(f"{owner} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
 
     def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
         for key, cut in inputs.items():
-            if isinstance(cut, Refuse) and bound.get(key) is not None:
-                raise ValueError(f"{name} was given {key}, which ring_size and ulysses_size cannot honour: {cut.why}")
-        changed = {key: _change(bound[key], cut, sequence) for key, cut in inputs.items() if key in bound}
-        return (), bound | changed
+            name, _, item = key.partition(".")
+            if isinstance(cut, Refuse) and bound.get(name) is not None:
+                raise ValueError(f"{owner} was given {key}, which ring_size and ulysses_size cannot honour: {cut.why}")
+            if name in bound:
+                bound[name] = _change_item(bound[name], item, cut, sequence)
+        return (), bound
 
     def change_outputs(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, Tensor):
@@ -108,6 +111,13 @@ def _change_at(
         undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
     if outputs:
         undo.callback(module.register_forward_hook(change_outputs).remove)
+
+
+def _change_item(value: Any, item: str, cut: Cut, sequence: Sequence) -> Any:
+    """The value changed, or only its numbered item."""
+    if not item or value is None:
+        return _change(value, cut, sequence)
+    return type(value)(_change(x, cut, sequence) if i == int(item) else x for i, x in enumerate(value))
 
 
 def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
@@ -125,10 +135,17 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
         return sequence.gather(value, cut.dim, cut.stream)
     if cut.ndim not in (None, value.ndim):
         return value
+    if isinstance(cut.stream, tuple):
+        return sequence.cut_packed(value, cut.dim, cut.stream)
     if cut.mask:
-        sequence.masks[cut.stream] = value
+        sequence.record_mask(cut.stream, value, cut.unseen)
+    if cut.unseen:
+        value = torch.ones_like(value)
     if cut.leading:
         length = sequence.lengths[cut.stream]
         leading = sequence.cut(value.narrow(cut.dim, 0, length), cut.dim, cut.stream)
         return torch.cat([leading, value.narrow(cut.dim, length, value.shape[cut.dim] - length)], cut.dim)
+    if cut.minor:
+        parts = value.unflatten(cut.dim, (-1, sequence.lengths[cut.stream]))
+        return sequence.cut(parts, cut.dim + 1, cut.stream).flatten(cut.dim, cut.dim + 1)
     return sequence.cut(value, cut.dim, cut.stream)

@@ -4,18 +4,23 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Self
 
 import torch
+from diffusers.models.activations import GEGLU, SwiGLU
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.collectives import all_gather, all_reduce, shard_sizes
+from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
 from ditmesh.modules import expand
-from ditmesh.spec import Fused, Heads, ModelSpec
+from ditmesh.spec import Fused, Heads, ModelSpec, PerHead
+
+Style = str | Fused | Heads | PerHead
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Shard:
         ]
         return cls(dim, tuple(zip(*ranges, strict=True)), mesh)
 
+    @property
+    def length(self) -> int:
+        """Of the whole dimension."""
+        return max(piece.stop for piece in chain(*self.kept))
+
     def cut(self, x: Tensor) -> Tensor:
         """This rank's shard, in memory of its own so that the whole can be freed."""
         mine = self.kept[self.mesh.get_local_rank()]
@@ -47,7 +57,7 @@ class Shard:
         kept = list(chain(*self.kept))
         pieces = all_gather(x, self.dim, sizes, self.mesh).split([len(piece) for piece in kept], self.dim)
         shape = list(x.shape)
-        shape[self.dim] = max(piece.stop for piece in kept)
+        shape[self.dim] = self.length
         whole = x.new_empty(shape)
         for where, piece in zip(kept, pieces, strict=True):
             whole.narrow(self.dim, where.start, len(where)).copy_(piece)
@@ -63,10 +73,10 @@ def even_ranges(length: int, degree: int) -> list[range]:
 class NormAcrossHeads(nn.RMSNorm):
     """RMSNorm over a width that is sharded: only the mean square crosses ranks, in float32."""
 
-    def __init__(self, norm: nn.RMSNorm, shard: Shard):
-        super().__init__(list(norm.normalized_shape), norm.eps, elementwise_affine=False)
+    def __init__(self, norm: Any, shard: Shard):
+        super().__init__(shard.length, norm.eps, elementwise_affine=False)
         self.weight = None if norm.weight is None else parameter(shard.cut(norm.weight), norm.weight)
-        self.width, self.mesh = norm.normalized_shape[0], shard.mesh
+        self.width, self.mesh = shard.length, shard.mesh
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -92,16 +102,19 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     """
     config: Any = model.config
     width = spec.count_heads(config) * spec.head_width(config)
-    steps: list[tuple[str, Any, str | Fused | Heads, tuple[int, ...]]] = [
+    steps: list[tuple[str, Any, Style, tuple[int, ...]]] = [
         (name, module, style, _check(f"{spec.title}: {name}", module, style, width, mesh.size()))
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
     ]
     _check_complete(model, spec, {name for name, *_ in steps})
+    _check_gated(model, spec, [(name, style) for name, _, style, _ in steps])
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
-        if style == "heads" or isinstance(style, Heads):
-            _share_heads(module, style.counts if isinstance(style, Heads) else ("heads",), mesh, undo)
+        if isinstance(style, PerHead):
+            undo.callback(module.register_forward_hook(_share_output(style, mesh)).remove)
+        elif style == "heads" or isinstance(style, Heads):
+            _share_heads(module, _counts(style), mesh, undo)
         elif style == "norm_across_heads":
             _replace_norm(model, name, module, Shard.even(0, parts, mesh), undo)
         elif style == "rowwise":
@@ -110,17 +123,19 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             shard_columns(module, Shard.even(0, parts, mesh), style == "colwise_gather_output", undo)
 
 
-def _check(name: str, module: Any, style: str | Fused | Heads, width: int, degree: int) -> tuple[int, ...]:
+def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tuple[int, ...]:
     """The parts a module's sharded width is packed of, or a ValueError if it cannot be sharded as the sheet says."""
+    if isinstance(style, PerHead):
+        return ()
     if style == "heads" or isinstance(style, Heads):
-        for count in style.counts if isinstance(style, Heads) else ("heads",):
-            if vars(module)[count] % degree:
-                raise ValueError(f"tp_size={degree} does not divide the {vars(module)[count]} {count} of {name}.")
+        _check_heads(name, module, _counts(style), degree)
         return ()
     if style == "norm_across_heads":
-        if type(module) is not nn.RMSNorm:
-            raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
-        return tuple(module.normalized_shape)
+        if type(module) is nn.RMSNorm:
+            return tuple(module.normalized_shape)
+        if type(module) is RMSNorm and module.bias is None:  # diffusers' own
+            return tuple(module.dim)
+        raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
     if type(module) is not nn.Linear:
         raise ValueError(
             f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; fuse LoRA weights and leave "
@@ -150,6 +165,38 @@ def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> Non
                 )
 
 
+def _check_heads(name: str, module: nn.Module, counts: tuple[str, ...], degree: int) -> None:
+    for count in counts:
+        if vars(module)[count] % degree:
+            raise ValueError(f"tp_size={degree} does not divide the {vars(module)[count]} {count} of {name}.")
+    if any(vars(module)[counts[0]] in parameter.shape for parameter in module.parameters(recurse=False)):
+        raise ValueError(f"{name} has a parameter for each head, which tp_size would have to share out; use 1.")
+
+
+def _check_gated(model: nn.Module, spec: ModelSpec, plan: list[tuple[str, Style]]) -> None:
+    for name, style in plan:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, GEGLU | SwiGLU) != (isinstance(style, Fused) and name.endswith(".net.0.proj")):
+            raise ValueError(
+                f"{spec.title}: {name} of a {type(parent).__name__} is not what the fact sheet describes, so tp_size "
+                f"would compute something else; use ulysses_size or ring_size."
+            )
+
+
+def _counts(style: Style) -> tuple[str, ...]:
+    return style.counts if isinstance(style, Heads) else ("heads",)
+
+
+def _share_output(table: PerHead, mesh: DeviceMesh) -> Callable[..., Any]:
+    def cut(x: Tensor) -> Tensor:
+        return shard(x, table.dims[x.ndim], mesh)
+
+    def share(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return cut(output) if isinstance(output, Tensor) else type(output)(cut(x) for x in output)
+
+    return share
+
+
 def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: DeviceMesh, undo: ExitStack) -> None:
     for count in counts:
         undo.callback(vars(attention).update, {count: vars(attention)[count]})
@@ -177,7 +224,7 @@ def shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack
         _set_weights(linear, shard.restore(linear.weight), None if linear.bias is None else shard.restore(linear.bias))
 
     def gather_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return all_gather(output, -1, sizes, shard.mesh)
+        return all_gather(output, -1, sizes, shard.mesh).contiguous()  # as a linear's output is
 
     if gather:
         undo.callback(linear.register_forward_hook(gather_output).remove)

@@ -1,0 +1,28 @@
+"""CogVideoX: blocks that join text and video in one attention and return the video first."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="CogVideoXTransformer3DModel",
+    title="CogVideoX",
+    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.norm2.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn1": "heads",
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        # The transformer takes text and video apart by the text's full length, so they are cut where the blocks begin.
+        "": {"image_rotary_emb": Split(0)},
+        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "proj_out": Gather(1),
+    },
+    attention={"transformer_blocks.*.attn1": Attention("CogVideoXAttnProcessor2_0", ("text", "image"))},
+)

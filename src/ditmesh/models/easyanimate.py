@@ -1,0 +1,33 @@
+"""EasyAnimate: blocks that join text and video in one attention, with projections and a feed-forward for each."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="EasyAnimateTransformer3DModel",
+    title="EasyAnimate",
+    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    tp_plan={
+        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
+        "transformer_blocks.*.norm2.linear": "colwise_gather_output",
+        "transformer_blocks.*.attn1": "heads",
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.attn1.add_q_proj": "colwise",
+        "transformer_blocks.*.attn1.add_k_proj": "colwise",
+        "transformer_blocks.*.attn1.add_v_proj": "colwise",
+        "transformer_blocks.*.attn1.to_add_out": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": "colwise",
+        "transformer_blocks.*.ff.net.2": "rowwise",
+        "transformer_blocks.*.txt_ff.net.0.proj": "colwise",
+        "transformer_blocks.*.txt_ff.net.2": "rowwise",
+        "norm_out.linear": "colwise_gather_output",
+    },
+    cp_plan={
+        "rope_embedding": {0: Split(0), 1: Split(0)},
+        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "proj_out": Gather(1),
+    },
+    attention={"transformer_blocks.*.attn1": Attention("EasyAnimateAttnProcessor2_0", ("text", "image"))},
+)

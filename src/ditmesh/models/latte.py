@@ -1,0 +1,37 @@
+"""Latte: blocks within frames that take turns with blocks along time, where every token attends to its own past."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+_STYLES = {
+    "attn1": "heads",
+    "attn1.to_q": "colwise",
+    "attn1.to_k": "colwise",
+    "attn1.to_v": "colwise",
+    "attn1.to_out.0": "rowwise",
+    "attn2?": "heads",
+    "attn2.to_q?": "colwise",
+    "attn2.to_k?": "colwise",
+    "attn2.to_v?": "colwise",
+    "attn2.to_out.0?": "rowwise",
+    "ff.net.0.proj": "colwise",
+    "ff.net.2": "rowwise",
+}
+_LISTS = ("transformer_blocks", "temporal_transformer_blocks")
+
+SPEC = ModelSpec(
+    transformer="LatteTransformer3DModel",
+    title="Latte",
+    blocks=tuple(Blocks(blocks) for blocks in _LISTS),  # taking turns, in other shapes
+    tp_plan={f"{blocks}.*.{part}": style for blocks in _LISTS for part, style in _STYLES.items()},
+    cp_plan={
+        # Frames are cut into shards of their tokens: then the blocks along time have all they need.
+        "pos_embed": Split(1),
+        "temporal_transformer_blocks.*": {"timestep": Split(0, minor=True)},  # [B x S, ...]
+        "proj_out": Gather(1),
+    },
+    attention={
+        "transformer_blocks.*.attn1": Attention("AttnProcessor2_0", ("image",)),
+        "transformer_blocks.*.attn2?": Attention("AttnProcessor2_0"),
+        "temporal_transformer_blocks.*.attn1": Attention("AttnProcessor2_0"),
+    },
+)

@@ -1,0 +1,53 @@
+"""Wan VACE: the blocks of Wan, and control blocks that run first and whose hints some of them add."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+_STYLES = {
+    "attn1": "heads",
+    "attn1.to_q": "colwise",
+    "attn1.to_k": "colwise",
+    "attn1.to_v": "colwise",
+    "attn1.norm_q": "norm_across_heads",
+    "attn1.norm_k": "norm_across_heads",
+    "attn1.to_out.0": "rowwise",
+    "attn2": "heads",
+    "attn2.to_q": "colwise",
+    "attn2.to_k": "colwise",
+    "attn2.to_v": "colwise",
+    "attn2.norm_q": "norm_across_heads",
+    "attn2.norm_k": "norm_across_heads",
+    "attn2.to_out.0": "rowwise",
+    "ffn.net.0.proj": "colwise",
+    "ffn.net.2": "rowwise",
+    # Only image-to-video models attend to image embeddings.
+    "attn2.add_k_proj?": "colwise",
+    "attn2.add_v_proj?": "colwise",
+    "attn2.norm_added_k?": "norm_across_heads",
+}
+
+SPEC = ModelSpec(
+    transformer="WanVACETransformer3DModel",
+    title="Wan VACE",
+    blocks=(
+        Blocks("vace_blocks", returns=("conditioning_states", "control_hidden_states")),
+        Blocks("blocks"),
+    ),
+    tp_plan={
+        **{f"{blocks}.*.{part}": style for blocks in ("vace_blocks", "blocks") for part, style in _STYLES.items()},
+        "vace_blocks.*.proj_in?": "colwise_gather_output",
+        "vace_blocks.*.proj_out": "colwise_gather_output",
+    },
+    cp_plan={
+        "rope": {0: Split(1), 1: Split(1)},
+        # Only the first control block reads the video, and the control it returns is cut from there on.
+        "vace_blocks.0": {"hidden_states": Split(1), "control_hidden_states": Split(1)},
+        "blocks.0": {"hidden_states": Split(1)},
+        "proj_out": Gather(1),
+    },
+    attention={
+        "vace_blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
+        "vace_blocks.*.attn2": Attention("WanAttnProcessor"),
+        "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
+        "blocks.*.attn2": Attention("WanAttnProcessor"),
+    },
+)
