@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.ranks import Ranks
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # tests never time: a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
