@@ -14,7 +14,7 @@ from demo.pipeline import assemble, new_clip, new_t5, new_transformer
 from demo.shapes import Scene, caption, draw, split
 from demo.words import CAPTION_TOKENS, new_clip_tokenizer, new_t5_tokenizer
 
-CYCLES = ((1400, 500), (4400, 1200))  # steps, and how many of them the learning rate falls in
+CYCLES = ((1400, 500), (4400, 1200), (6400, 1400))  # steps, and how many of them the learning rate falls in
 BATCH = 32
 SHARES = 2  # two threads with half a batch each keep two cores busier than one batch on two threads
 DRAWINGS = 4  # of each training scene, each a few pixels off
