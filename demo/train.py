@@ -1,6 +1,6 @@
 """Train the demonstration model from nothing and save it where the package ships it: `python -m demo.train`.
 
-It takes about an hour and a half on two cores, and goes on where it was cut off. With `--export`, it saves the averaged
+It takes about an hour on two idle cores, and goes on where it was cut off. With `--export`, it saves the averaged
 weights of the last checkpoint as they are.
 """
 
