@@ -56,6 +56,7 @@ def calls(name: str) -> tuple[ModelSpec, list[str], list[Call]]:
             assert not set(blocks.returns) - {"", *argument_names(block)}, f"{block_name} has no such arguments"
             block.register_forward_hook(record(block_name, blocks), with_kwargs=True)
             chain += [] if blocks.apart else [block_name]
+    model.register_forward_pre_hook(lambda *_: found.clear())  # calls that come before fill caches
     with torch.no_grad():
         forward(model, inputs)
     return spec, chain, found

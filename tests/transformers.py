@@ -46,10 +46,19 @@ class InFloat64(TorchFunctionMode):
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The model's output; all of them, flat, if it has several."""
+    """The model's output; all of them, flat, if it has several.
+
+    ``earlier`` inputs are of calls that come first; what the model was given and returns is no output.
+    """
+    inputs = dict(inputs)
+    earlier = inputs.pop("earlier", [])
     in_float64 = any(parameter.dtype == torch.float64 for parameter in model.parameters())
     with InFloat64() if in_float64 else nullcontext():
+        for first in earlier:
+            model(**first, return_dict=False)
         outputs = tree_leaves(model(**inputs, return_dict=False))
+    given = {id(x) for x in tree_leaves(inputs)}
+    outputs = [x for x in outputs if id(x) not in given]
     return outputs[0] if len(outputs) == 1 else torch.cat([x.flatten() for x in outputs])
 
 

@@ -151,9 +151,9 @@ def _transformers(pipe: Any) -> list[tuple[Any, ModelSpec]]:
 
 def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack) -> None:
     check_backend(kernel, ring=1, device_type=_device_type())
-    for pattern in spec.attention:
+    for pattern, fact in spec.attention.items():
         for _, attention in expand(model, pattern):
-            undo.callback(reroute(attention, local_backend(kernel)))
+            undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

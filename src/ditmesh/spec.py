@@ -56,9 +56,11 @@ class PerHead:
     """A module whose output tensors run over all attention heads, such as RoPE tables with other angles for each head.
 
     ``dims``: the number of dimensions of an output -> the dimension that runs over the heads, or over their channels.
+    ``argument``: it is not the outputs that do, but the tensors in this argument, which the module may also write to.
     """
 
     dims: Mapping[int, int]
+    argument: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Split:
     """Cut dimension ``dim`` of a tensor, or of every tensor in a list or dict, over the ranks that share a sequence.
 
     ``stream`` names the sequence the dimension runs along, or several that lie end to end, of which all but one have a
-    known length by then. With ``ndim`` only tensors of that many dimensions run along it (a timestep may be one number
-    a sample or one a token). ``leading``: the stream is only what stands first in the tensor, and what follows is this
-    rank's already. ``minor``: the dimension runs along something else too, and faster along the stream.
+    known length by then; "" stands for what is not cut, since a rank is to hold it whole or holds its part of it
+    already. With ``ndim`` only tensors of that many dimensions run along it (a timestep may be one number a sample or
+    one a token). ``minor``: the dimension runs along something else too, and faster along the stream.
 
     ``mask`` marks a padding mask, true where a token is real; attention masks that processors make of its shards stand
     for it, square ones for its product with itself. ``unseen``: the model is shown that every token is real, and
@@ -79,7 +81,6 @@ class Split:
     stream: str | tuple[str, ...] = "image"
     ndim: int | None = None
     mask: bool = False
-    leading: bool = False
     minor: bool = False
     unseen: bool = False
 
@@ -92,6 +93,14 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Length:
+    """An argument that the length of a stream can be worked out of, before anything of the stream is cut."""
+
+    stream: str
+    of: Callable[[Any], int]
+
+
+@dataclass(frozen=True)
 class Refuse:
     """An argument that a sequence cut into shards cannot honour, and why: whoever passes it gets an error."""
 
@@ -100,14 +109,17 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Gather:
-    """Put the shards of ``stream`` together again along dimension ``dim`` of a tensor, or of each in a list."""
+    """Put the shards of ``stream`` together again along dimension ``dim`` of a tensor, or of each in a list.
+
+    Several streams lie end to end; "" stands for what was not cut.
+    """
 
     dim: int
-    stream: str = "image"
+    stream: str | tuple[str, ...] = "image"
 
 
 # A tuple has a cut for each of the values of a tuple.
-Cut = Split | Gather | Count | Refuse | tuple[Split, ...]
+Cut = Split | Gather | Count | Length | Refuse | tuple[Split, ...]
 
 
 @dataclass(frozen=True)
@@ -115,13 +127,15 @@ class Attention:
     """The processor an attention module must hold, and the streams its queries and keys are made of, in order.
 
     ``processor`` may name several, of which variants of the model hold one. Without ``keys`` the keys are of the
-    queries' streams. No streams at all: attention to keys that every rank holds (cross-attention to text), which needs
-    no communication.
+    queries' streams; "" stands for keys that every rank holds whole, which come first. No streams at all: attention to
+    keys that every rank holds (cross-attention to text), which needs no communication. ``names_backend``: the processor
+    names a backend itself in some of its calls, so that what its instance holds does not reach them.
     """
 
     processor: str | tuple[str, ...]
     streams: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
+    names_backend: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A case has ``build(batch, side, text, masked, **variant)``, which returns a small random transformer and inputs for
 ``side = (height, width)`` image tokens and ``text`` text tokens (with a padding mask that differs by sample if
 ``masked``). ``MASKED = True`` says that the model takes such masks, ``VARIANTS`` names further configurations,
-``FLOAT32_INSIDE = True`` says that the model itself computes in float32, whatever its dtype.
+``FLOAT32_INSIDE = True`` says that the model itself computes in float32, whatever its dtype. Inputs may hold those of
+calls that come before, in a list named ``earlier``.
 """
 
 import importlib

@@ -61,19 +61,32 @@ def kernel_of(module: Any) -> str:
     return AttentionBackendName(backend or _AttentionBackendRegistry.get_active_backend()[0]).value
 
 
-def reroute(module: Any, backend: AttentionBackendName, layer: LayerContext | None = None) -> Callable[[], None]:
-    """Give an attention module a processor of its own that uses a backend, and return how to take that back."""
+def reroute(
+    module: Any, backend: AttentionBackendName, layer: LayerContext | None = None, names_backend: bool = False
+) -> Callable[[], None]:
+    """Give an attention module a processor of its own that uses a backend, and return how to take that back.
+
+    ``names_backend``: the processor passes the dispatcher a backend that it does not hold.
+    """
     before = module.processor
     # A copy, since one processor may serve many modules, in this pipeline or in another.
     module.processor = copy.copy(before)
-    module.processor._attention_backend, module.processor._parallel_config = backend, layer
-    if not _asks_dispatcher(before):
+    if names_backend or not _asks_dispatcher(before):
         module.processor.__class__ = intercepted(type(before), _dispatch)
+        module.processor._ditmesh_route = (backend, layer)
+    else:
+        module.processor._attention_backend, module.processor._parallel_config = backend, layer
 
     def undo() -> None:
         module.processor = before
 
     return undo
+
+
+def layer_of(processor: Any) -> LayerContext | None:
+    """What ``reroute`` gave a processor."""
+    held = vars(processor)
+    return held["_ditmesh_route"][1] if "_ditmesh_route" in held else held.get("_parallel_config")
 
 
 def _asks_dispatcher(processor: Any) -> bool:
@@ -97,7 +110,7 @@ def _dispatch(processor: Any) -> Callable[..., Tensor]:
         enable_gqa: bool = False,
     ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        backend, layer = processor._attention_backend, processor._parallel_config
+        backend, layer = processor._ditmesh_route
         sample = next(samples)
         if layer is not None and sample:
             layer = replace(layer, sample=sample)
@@ -153,6 +166,13 @@ def attention(
     if is_causal or dropout_p:
         raise ValueError(f"{layer.name}: causal attention and dropout do not work on a sequence cut into shards.")
     layer = layer.present()
+    if "" in layer.keys:
+        held = sum(tokens for tokens, _ in layer.sequence.held(layer.queries))
+        if key.shape[1] <= layer.sequence.lengths[""]:  # a call for tokens that every rank holds whole
+            return local(query, key, value, attn_mask)
+        # Every rank gives a share of the keys that all hold: they are a stream like any other then.
+        whole = layer.sequence.lengths[""] = key.shape[1] - held
+        key, value = (torch.cat([layer.sequence.cut(x[:, :whole], 1, ""), x[:, whole:]], dim=1) for x in (key, value))
     _check_shapes(query, key, attn_mask, layer)
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[2] // x.shape[2], dim=2) for x in (key, value))

@@ -57,13 +57,25 @@ class Sequence:
         return (piece if piece.shape[dim] or not length else x.narrow(dim, 0, 1)).contiguous()
 
     def cut_packed(self, x: Tensor, dim: int, streams: Streams) -> Tensor:
-        """This rank's shard of each of several streams that lie end to end; one of them may be new."""
-        new = [name for name in streams if name not in self.lengths]
+        """This rank's shard of each of several streams that lie end to end; one of them may be new, or "": uncut."""
+        parts = zip(self._parts(x, dim, streams, self.lengths), streams, strict=True)
+        return torch.cat([self.cut(part, dim, stream) if stream else part for part, stream in parts], dim)
+
+    def gather_packed(self, x: Tensor, dim: int, streams: Streams) -> Tensor:
+        """The whole of streams that lie end to end, of which each rank holds shards; "" is whole already."""
+        held = {stream: self.held((stream,))[0][0] for stream in streams if stream}
+        parts = zip(self._parts(x, dim, streams, held), streams, strict=True)
+        return torch.cat([self.gather(part, dim, stream) if stream else part for part, stream in parts], dim)
+
+    def _parts(self, x: Tensor, dim: int, streams: Streams, lengths: dict[str, int]) -> tuple[Tensor, ...]:
+        """A tensor's part of each stream; the length of one of them is what the others leave."""
+        known = {name: lengths[name] for name in streams if name and name in lengths}
+        new = [name for name in streams if name not in known]
         assert len(new) <= 1, f"the lengths of {new} are not known yet"
-        rest = x.shape[dim] - sum(self.lengths[name] for name in streams if name in self.lengths)
-        lengths = [self.lengths.get(name, rest) for name in streams]
-        parts = zip(x.split(lengths, dim), streams, strict=True)
-        return torch.cat([self.cut(part, dim, stream) for part, stream in parts], dim)
+        rest = x.shape[dim] - sum(known.values())
+        if "" in streams:
+            self.lengths[""] = rest
+        return x.split([known.get(name, rest) for name in streams], dim)
 
     def record_mask(self, stream: str, mask: Tensor, unseen: bool) -> None:
         """Remember a stream's padding mask; if it is ``unseen``, attention applies it without being given it.

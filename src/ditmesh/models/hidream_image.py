@@ -51,9 +51,9 @@ SPEC = ModelSpec(
         },
         "x_embedder": {0: Split(1)},
         # The transformer puts its whole image positions and masks before those of the text a rank holds.
-        "pe_embedder": {"ids": Split(1, leading=True)},
+        "pe_embedder": {"ids": Split(1, stream=("image", ""))},
         "double_stream_blocks.*": {"hidden_states_masks": Split(1)},
-        "single_stream_blocks.*": {"hidden_states_masks": Split(1, leading=True)},
+        "single_stream_blocks.*": {"hidden_states_masks": Split(1, stream=("image", ""))},
         "final_layer": Gather(1),
     },
     attention={

@@ -9,10 +9,10 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
+from ditmesh.attention.backend import check_backend, kernel_of, layer_of, local_backend, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Count, Cut, Gather, ModelSpec, Refuse
+from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refuse
 
 
 def apply_context_parallel(
@@ -32,20 +32,26 @@ def apply_context_parallel(
     """
     sequence = Sequence(mesh)
     layers = _attention_layers(model, spec, sequence)
-    for attention, layer in layers:
+    for attention, layer, fact in layers:
         name = kernel or kernel_of(attention)
-        check_backend(name, sequence.ring.size(), mesh.device_type)
-        undo.callback(reroute(attention, mesh_backend(name), layer))
-    undo.callback(model.register_forward_pre_hook(_begin(layers, sequence)).remove)
+        if layer.queries:
+            check_backend(name, sequence.ring.size(), mesh.device_type)
+            undo.callback(reroute(attention, mesh_backend(name), layer, fact.names_backend))
+        elif kernel:
+            undo.callback(reroute(attention, local_backend(name), names_backend=fact.names_backend))
+    across = [(attention, layer) for attention, layer, _ in layers if layer.queries]
+    undo.callback(model.register_forward_pre_hook(_begin(across, sequence)).remove)
     for pattern, entry in spec.cp_plan.items():
         for name, module in expand(model, pattern):
             plan: Mapping[str | int, Cut] = entry if isinstance(entry, Mapping) else {0: entry}
             _change_at(name or spec.transformer, module, plan, sequence, undo)
 
 
-def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> list[tuple[Any, LayerContext]]:
+def _attention_layers(
+    model: nn.Module, spec: ModelSpec, sequence: Sequence
+) -> list[tuple[Any, LayerContext, Attention]]:
     """The model's attention modules with what each will know, or a ValueError if one is not mesh-aware."""
-    layers: dict[str, tuple[Any, LayerContext]] = {}
+    layers: dict[str, tuple[Any, LayerContext, Attention]] = {}
     for pattern, fact in spec.attention.items():
         for name, module in expand(model, pattern):
             found = type(module.processor).__name__
@@ -56,7 +62,7 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> 
                     f"ranks; take the adapter that set it off, or use tp_size alone."
                 )
             keys = fact.streams if fact.keys is None else fact.keys
-            layers[name] = (module, LayerContext(name, sequence, fact.streams, keys))
+            layers[name] = (module, LayerContext(name, sequence, fact.streams, keys), fact)
     for name, module in model.named_modules():
         if "processor" in vars(module) and name not in layers:
             raise ValueError(
@@ -70,7 +76,7 @@ def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callab
     def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
         sequence.begin()
         for attention, layer in layers:
-            if attention.processor._parallel_config is not layer:
+            if layer_of(attention.processor) is not layer:
                 raise ValueError(
                     f"the processor of {layer.name} was replaced after enable_cache and would attend to this rank's "
                     f"tokens only; call disable_cache, replace it, and enable again."
@@ -122,6 +128,9 @@ def _change_item(value: Any, item: str, cut: Cut, sequence: Sequence) -> Any:
 
 def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
     """A tensor, or each in a list or dict, cut to this rank's shard or made whole; anything else stays as it is."""
+    if isinstance(cut, Length):
+        sequence.lengths[cut.stream] = cut.of(value)
+        return value
     if isinstance(value, dict):
         return {key: _change(x, cut, sequence) for key, x in value.items()}
     if isinstance(value, list | tuple):
@@ -132,6 +141,8 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
     if not isinstance(value, Tensor) or isinstance(cut, Refuse | tuple):
         return value
     if isinstance(cut, Gather):
+        if isinstance(cut.stream, tuple):
+            return sequence.gather_packed(value, cut.dim, cut.stream)
         return sequence.gather(value, cut.dim, cut.stream)
     if cut.ndim not in (None, value.ndim):
         return value
@@ -141,10 +152,6 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
         sequence.record_mask(cut.stream, value, cut.unseen)
     if cut.unseen:
         value = torch.ones_like(value)
-    if cut.leading:
-        length = sequence.lengths[cut.stream]
-        leading = sequence.cut(value.narrow(cut.dim, 0, length), cut.dim, cut.stream)
-        return torch.cat([leading, value.narrow(cut.dim, length, value.shape[cut.dim] - length)], cut.dim)
     if cut.minor:
         parts = value.unflatten(cut.dim, (-1, sequence.lengths[cut.stream]))
         return sequence.cut(parts, cut.dim + 1, cut.stream).flatten(cut.dim, cut.dim + 1)

@@ -4,7 +4,6 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -15,9 +14,10 @@ from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._pytree import tree_map
 
 from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
-from ditmesh.modules import expand
+from ditmesh.modules import argument_names, bind, expand
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead
 
 Style = str | Fused | Heads | PerHead
@@ -112,7 +112,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
         if isinstance(style, PerHead):
-            undo.callback(module.register_forward_hook(_share_output(style, mesh)).remove)
+            _share_tensors(module, style, mesh, undo)
         elif style == "heads" or isinstance(style, Heads):
             _share_heads(module, _counts(style), mesh, undo)
         elif style == "norm_across_heads":
@@ -187,14 +187,23 @@ def _counts(style: Style) -> tuple[str, ...]:
     return style.counts if isinstance(style, Heads) else ("heads",)
 
 
-def _share_output(table: PerHead, mesh: DeviceMesh) -> Callable[..., Any]:
-    def cut(x: Tensor) -> Tensor:
-        return shard(x, table.dims[x.ndim], mesh)
+def _share_tensors(module: nn.Module, fact: PerHead, mesh: DeviceMesh, undo: ExitStack) -> None:
+    names = argument_names(module)
 
-    def share(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return cut(output) if isinstance(output, Tensor) else type(output)(cut(x) for x in output)
+    def cut(x: Any) -> Any:
+        return shard(x, fact.dims[x.ndim], mesh) if isinstance(x, Tensor) else x
 
-    return share
+    def share_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return tree_map(cut, output)
+
+    def share_argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        bound = bind(names, args, kwargs)
+        return (), bound | {fact.argument: tree_map(cut, bound.get(fact.argument))}  # views: writes reach the caller
+
+    if fact.argument:
+        undo.callback(module.register_forward_pre_hook(share_argument, with_kwargs=True).remove)
+    else:
+        undo.callback(module.register_forward_hook(share_output).remove)
 
 
 def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: DeviceMesh, undo: ExitStack) -> None:

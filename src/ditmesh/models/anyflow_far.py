@@ -1,0 +1,40 @@
+"""AnyFlow-FAR: AnyFlow made chunk by chunk, whose blocks cache keys and values of the chunks before."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split
+
+SPEC = ModelSpec(
+    transformer="AnyFlowFARTransformer3DModel",
+    title="AnyFlow-FAR",
+    blocks=(Blocks("blocks"),),
+    tp_plan={
+        "blocks.*": PerHead({5: 2}, argument="kv_cache"),
+        "blocks.*.attn1": "heads",
+        "blocks.*.attn1.to_q": "colwise",
+        "blocks.*.attn1.to_k": "colwise",
+        "blocks.*.attn1.to_v": "colwise",
+        "blocks.*.attn1.norm_q": "norm_across_heads",
+        "blocks.*.attn1.norm_k": "norm_across_heads",
+        "blocks.*.attn1.to_out.0": "rowwise",
+        "blocks.*.attn2": "heads",
+        "blocks.*.attn2.to_q": "colwise",
+        "blocks.*.attn2.to_k": "colwise",
+        "blocks.*.attn2.to_v": "colwise",
+        "blocks.*.attn2.norm_q": "norm_across_heads",
+        "blocks.*.attn2.norm_k": "norm_across_heads",
+        "blocks.*.attn2.to_out.0": "rowwise",
+        "blocks.*.ffn.net.0.proj": "colwise",
+        "blocks.*.ffn.net.2": "rowwise",
+    },
+    cp_plan={
+        # The model modulates all tokens by their own timesteps behind the norm, so only the blocks' are cut.
+        "condition_embedder": {1: Split(1)},
+        "blocks.0": {"hidden_states": Split(1)},
+        # The processor takes block masks and lays caches out for all tokens.
+        "blocks.*.attn1": {"hidden_states": Gather(1), 0: Split(1)},
+        "norm_out": Gather(1),
+    },
+    attention={
+        "blocks.*.attn1": Attention("AnyFlowCausalAttnProcessor"),
+        "blocks.*.attn2": Attention("AnyFlowCrossAttnProcessor"),
+    },
+)

@@ -1,0 +1,42 @@
+"""Wan Animate 2: the blocks of Wan, whose keys and values of a reference video are cached for the video made of it."""
+
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+
+SPEC = ModelSpec(
+    transformer="WanAnimate2Transformer3DModel",
+    title="Wan Animate 2",
+    blocks=(Blocks("blocks"),),
+    tp_plan={
+        "blocks.*.self_attn": "heads",
+        "blocks.*.self_attn.to_q": "colwise",
+        "blocks.*.self_attn.to_k": "colwise",
+        "blocks.*.self_attn.to_v": "colwise",
+        "blocks.*.self_attn.norm_q": "norm_across_heads",
+        "blocks.*.self_attn.norm_k": "norm_across_heads",
+        "blocks.*.self_attn.to_out.0": "rowwise",
+        "blocks.*.cross_attn": "heads",
+        "blocks.*.cross_attn.to_q": "colwise",
+        "blocks.*.cross_attn.to_k": "colwise",
+        "blocks.*.cross_attn.to_v": "colwise",
+        "blocks.*.cross_attn.norm_q": "norm_across_heads",
+        "blocks.*.cross_attn.norm_k": "norm_across_heads",
+        "blocks.*.cross_attn.to_out.0": "rowwise",
+        "blocks.*.cross_attn.add_k_proj?": "colwise",
+        "blocks.*.cross_attn.add_v_proj?": "colwise",
+        "blocks.*.cross_attn.norm_added_k?": "norm_across_heads",
+        "blocks.*.ffn.0": "colwise",
+        "blocks.*.ffn.2": "rowwise",
+    },
+    cp_plan={
+        "blocks.0": {"hidden_states": Split(1)},
+        # The processor lays all tokens out by frame, row and column, for RoPE and for a block mask, and caches them.
+        "blocks.*.self_attn": {"hidden_states": Gather(1), 0: Split(1)},
+        "head": Gather(1),
+    },
+    attention={
+        "blocks.*.self_attn": Attention("WanAnimate2AttnProcessor"),
+        "blocks.*.cross_attn": Attention("WanAnimate2CrossAttnProcessor"),
+    },
+    heads="num_heads",
+    width="dim",
+)
