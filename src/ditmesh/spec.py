@@ -184,3 +184,46 @@ class ModelSpec:
 
     def __str__(self) -> str:
         return self.transformer
+
+
+# Parts of plans that many models share. Each takes the path of a module and, as ``optional``, a "?" if only some
+# variants of the model have it.
+
+
+def projections(path: str, optional: str = "") -> dict[str, Any]:
+    """An attention's projections in and out, where it works its number of heads out of them."""
+    plan = dict.fromkeys((f"{path}.to_q", f"{path}.to_k", f"{path}.to_v"), "colwise") | {f"{path}.to_out.0": "rowwise"}
+    return {f"{name}{optional}": style for name, style in plan.items()}
+
+
+def added_projections(path: str, optional: str = "") -> dict[str, Any]:
+    """The projections of a second stream that shares an attention."""
+    plan = dict.fromkeys((f"{path}.add_q_proj", f"{path}.add_k_proj", f"{path}.add_v_proj"), "colwise")
+    return {f"{name}{optional}": style for name, style in (plan | {f"{path}.to_add_out": "rowwise"}).items()}
+
+
+def attention(path: str, optional: str = "", norms: str = "") -> dict[str, Any]:
+    """An attention that counts its heads, and the style of its norms of queries and keys if they span all heads."""
+    plan = {f"{path}{optional}": "heads", **projections(path, optional)}
+    return plan | (dict.fromkeys((f"{path}.norm_q{optional}", f"{path}.norm_k{optional}"), norms) if norms else {})
+
+
+def joint_attention(path: str) -> dict[str, Any]:
+    """An attention of two streams, each with its own projections."""
+    return attention(path) | added_projections(path)
+
+
+def single_stream(path: str) -> dict[str, Any]:
+    """A block whose attention and MLP run side by side and are joined by one projection."""
+    inward = (f"{path}.attn.to_q", f"{path}.attn.to_k", f"{path}.attn.to_v", f"{path}.proj_mlp")
+    return dict.fromkeys(inward, "colwise") | {f"{path}.proj_out": Fused("rowwise", ("heads", "rest"))}
+
+
+def feed_forward(path: str, optional: str = "") -> dict[str, Any]:
+    """diffusers' own feed-forward, with an activation that is not gated."""
+    return {f"{path}.net.0.proj{optional}": "colwise", f"{path}.net.2{optional}": "rowwise"}
+
+
+def gated_feed_forward(path: str, optional: str = "") -> dict[str, Any]:
+    """A gated feed-forward of three linears."""
+    return {f"{path}.w1{optional}": "colwise", f"{path}.w3{optional}": "colwise", f"{path}.w2{optional}": "rowwise"}

@@ -1,6 +1,6 @@
 """ACE-Step 1.5: self- and cross-attention blocks over audio, every other one within a sliding window."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, projections
 
 SPEC = ModelSpec(
     transformer="AceStepTransformer1DModel",
@@ -10,15 +10,9 @@ SPEC = ModelSpec(
         "time_embed.time_proj": "colwise_gather_output",
         "time_embed_r.time_proj": "colwise_gather_output",
         "layers.*.self_attn": Heads(("heads", "kv_heads")),
-        "layers.*.self_attn.to_q": "colwise",
-        "layers.*.self_attn.to_k": "colwise",
-        "layers.*.self_attn.to_v": "colwise",
-        "layers.*.self_attn.to_out.0": "rowwise",
+        **projections("layers.*.self_attn"),
         "layers.*.cross_attn": Heads(("heads", "kv_heads")),
-        "layers.*.cross_attn.to_q": "colwise",
-        "layers.*.cross_attn.to_k": "colwise",
-        "layers.*.cross_attn.to_v": "colwise",
-        "layers.*.cross_attn.to_out.0": "rowwise",
+        **projections("layers.*.cross_attn"),
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",

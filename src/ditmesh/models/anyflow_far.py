@@ -1,6 +1,6 @@
 """AnyFlow-FAR: AnyFlow made chunk by chunk, whose blocks cache keys and values of the chunks before."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="AnyFlowFARTransformer3DModel",
@@ -8,22 +8,9 @@ SPEC = ModelSpec(
     blocks=(Blocks("blocks"),),
     tp_plan={
         "blocks.*": PerHead({5: 2}, argument="kv_cache"),
-        "blocks.*.attn1": "heads",
-        "blocks.*.attn1.to_q": "colwise",
-        "blocks.*.attn1.to_k": "colwise",
-        "blocks.*.attn1.to_v": "colwise",
-        "blocks.*.attn1.norm_q": "norm_across_heads",
-        "blocks.*.attn1.norm_k": "norm_across_heads",
-        "blocks.*.attn1.to_out.0": "rowwise",
-        "blocks.*.attn2": "heads",
-        "blocks.*.attn2.to_q": "colwise",
-        "blocks.*.attn2.to_k": "colwise",
-        "blocks.*.attn2.to_v": "colwise",
-        "blocks.*.attn2.norm_q": "norm_across_heads",
-        "blocks.*.attn2.norm_k": "norm_across_heads",
-        "blocks.*.attn2.to_out.0": "rowwise",
-        "blocks.*.ffn.net.0.proj": "colwise",
-        "blocks.*.ffn.net.2": "rowwise",
+        **attention("blocks.*.attn1", norms="norm_across_heads"),
+        **attention("blocks.*.attn2", norms="norm_across_heads"),
+        **feed_forward("blocks.*.ffn"),
     },
     cp_plan={
         # The model modulates all tokens by their own timesteps behind the norm, so only the blocks' are cut.

@@ -1,6 +1,6 @@
 """AuraFlow: a few double-stream blocks, then single-stream ones; register tokens before the text."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, joint_attention
 
 SPEC = ModelSpec(
     transformer="AuraFlowTransformer2DModel",
@@ -12,15 +12,7 @@ SPEC = ModelSpec(
     tp_plan={
         "joint_transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "joint_transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        "joint_transformer_blocks.*.attn": "heads",
-        "joint_transformer_blocks.*.attn.to_q": "colwise",
-        "joint_transformer_blocks.*.attn.to_k": "colwise",
-        "joint_transformer_blocks.*.attn.to_v": "colwise",
-        "joint_transformer_blocks.*.attn.to_out.0": "rowwise",
-        "joint_transformer_blocks.*.attn.add_q_proj": "colwise",
-        "joint_transformer_blocks.*.attn.add_k_proj": "colwise",
-        "joint_transformer_blocks.*.attn.add_v_proj": "colwise",
-        "joint_transformer_blocks.*.attn.to_add_out": "rowwise",
+        **joint_attention("joint_transformer_blocks.*.attn"),
         "joint_transformer_blocks.*.ff.linear_1": "colwise",
         "joint_transformer_blocks.*.ff.linear_2": "colwise",
         "joint_transformer_blocks.*.ff.out_projection": "rowwise",
@@ -28,11 +20,7 @@ SPEC = ModelSpec(
         "joint_transformer_blocks.*.ff_context.linear_2": "colwise",
         "joint_transformer_blocks.*.ff_context.out_projection": "rowwise",
         "single_transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "single_transformer_blocks.*.attn": "heads",
-        "single_transformer_blocks.*.attn.to_q": "colwise",
-        "single_transformer_blocks.*.attn.to_k": "colwise",
-        "single_transformer_blocks.*.attn.to_v": "colwise",
-        "single_transformer_blocks.*.attn.to_out.0": "rowwise",
+        **attention("single_transformer_blocks.*.attn"),
         "single_transformer_blocks.*.ff.linear_1": "colwise",
         "single_transformer_blocks.*.ff.linear_2": "colwise",
         "single_transformer_blocks.*.ff.out_projection": "rowwise",

@@ -1,6 +1,6 @@
 """Bria FIBO 2: image tokens are refined alone, then share one stream with gist tokens squeezed from the text."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, gated_feed_forward
 
 SPEC = ModelSpec(
     transformer="BriaFibo2Transformer2DModel",
@@ -11,29 +11,13 @@ SPEC = ModelSpec(
     ),
     tp_plan={
         "noise_refiner.*.adaLN_modulation.0": "colwise_gather_output",
-        "noise_refiner.*.attention": "heads",
-        "noise_refiner.*.attention.to_q": "colwise",
-        "noise_refiner.*.attention.to_k": "colwise",
-        "noise_refiner.*.attention.to_v": "colwise",
-        "noise_refiner.*.attention.to_out.0": "rowwise",
-        "noise_refiner.*.feed_forward.w1": "colwise",
-        "noise_refiner.*.feed_forward.w3": "colwise",
-        "noise_refiner.*.feed_forward.w2": "rowwise",
+        **attention("noise_refiner.*.attention"),
+        **gated_feed_forward("noise_refiner.*.feed_forward"),
         "layers.*.adaLN_modulation.0": "colwise_gather_output",
-        "layers.*.attention": "heads",
-        "layers.*.attention.to_q": "colwise",
-        "layers.*.attention.to_k": "colwise",
-        "layers.*.attention.to_v": "colwise",
-        "layers.*.attention.to_out.0": "rowwise",
-        "layers.*.feed_forward.w1": "colwise",
-        "layers.*.feed_forward.w3": "colwise",
-        "layers.*.feed_forward.w2": "rowwise",
+        **attention("layers.*.attention"),
+        **gated_feed_forward("layers.*.feed_forward"),
         # Only some blocks read the text encoder.
-        "layers.*.cross_attention?": "heads",
-        "layers.*.cross_attention.to_q?": "colwise",
-        "layers.*.cross_attention.to_k?": "colwise",
-        "layers.*.cross_attention.to_v?": "colwise",
-        "layers.*.cross_attention.to_out.0?": "rowwise",
+        **attention("layers.*.cross_attention", "?"),
     },
     cp_plan={
         "noise_refiner.0": {"x": Split(1)},

@@ -1,6 +1,16 @@
 """Chroma: FLUX.1 blocks whose modulation one small network computes for all; a padding mask for the text."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import (
+    Attention,
+    Blocks,
+    Gather,
+    ModelSpec,
+    Split,
+    added_projections,
+    feed_forward,
+    projections,
+    single_stream,
+)
 
 SPEC = ModelSpec(
     transformer="ChromaTransformer2DModel",
@@ -12,23 +22,11 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", between="ControlNet residuals"),
     ),
     tp_plan={
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
-        "transformer_blocks.*.ff_context.net.2": "rowwise",
-        "single_transformer_blocks.*.attn.to_q": "colwise",
-        "single_transformer_blocks.*.attn.to_k": "colwise",
-        "single_transformer_blocks.*.attn.to_v": "colwise",
-        "single_transformer_blocks.*.proj_mlp": "colwise",
-        "single_transformer_blocks.*.proj_out": Fused("rowwise", ("heads", "rest")),  # [attention | MLP]
+        **projections("transformer_blocks.*.attn"),
+        **added_projections("transformer_blocks.*.attn"),
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.ff_context"),
+        **single_stream("single_transformer_blocks.*"),
     },
     cp_plan={
         "": {

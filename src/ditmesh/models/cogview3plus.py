@@ -1,6 +1,6 @@
 """CogView3-Plus: double-stream blocks of one attention and one MLP for both streams, the image returned first."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="CogView3PlusTransformer2DModel",
@@ -8,13 +8,8 @@ SPEC = ModelSpec(
     blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
+        **feed_forward("transformer_blocks.*.ff"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """ConsisID: the blocks of CogVideoX, and cross-attention to a face between them."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="ConsisIDTransformer3DModel",
@@ -15,13 +15,8 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm2.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
+        **feed_forward("transformer_blocks.*.ff"),
         # Every token of the video attends to all tokens of the face; only models for faces have it.
         "perceiver_cross_attention.*?": "heads",
         "perceiver_cross_attention.*.to_q?": "colwise",

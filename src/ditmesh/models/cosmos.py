@@ -1,6 +1,6 @@
 """Cosmos Predict: self- and cross-attention blocks, each part modulated by a low-rank projection of the timestep."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, attention, feed_forward, projections
 
 _NORMS = ("norm1", "norm2", "norm3")
 
@@ -11,22 +11,14 @@ SPEC = ModelSpec(
     tp_plan={
         **{f"transformer_blocks.*.{norm}.linear_1": "colwise" for norm in _NORMS},
         **{f"transformer_blocks.*.{norm}.linear_2": "rowwise" for norm in _NORMS},
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
         "transformer_blocks.*.attn2": Heads(("heads", "out_dim")),
-        "transformer_blocks.*.attn2.to_q": "colwise",
-        "transformer_blocks.*.attn2.to_k": "colwise",
-        "transformer_blocks.*.attn2.to_v": "colwise",
-        "transformer_blocks.*.attn2.to_out.0": "rowwise",
+        **projections("transformer_blocks.*.attn2"),
         # Only 2.5 attends to pictures.
         "transformer_blocks.*.attn2.q_img?": "colwise",
         "transformer_blocks.*.attn2.k_img?": "colwise",
         "transformer_blocks.*.attn2.v_img?": "colwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={
         "rope": {0: Split(0), 1: Split(0)},

@@ -1,6 +1,6 @@
 """DiT: class-conditional self-attention blocks, each with embeddings of timestep and class of its own."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="DiTTransformer2DModel",
@@ -10,13 +10,8 @@ SPEC = ModelSpec(
         "transformer_blocks.*.norm1.emb.timestep_embedder.linear_1": "colwise",
         "transformer_blocks.*.norm1.emb.timestep_embedder.linear_2": "rowwise",
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
+        **feed_forward("transformer_blocks.*.ff"),
         "proj_out_1": "colwise_gather_output",
     },
     cp_plan={"pos_embed": {0: Split(1)}, "proj_out_2": Gather(1)},

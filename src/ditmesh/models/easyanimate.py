@@ -1,6 +1,6 @@
 """EasyAnimate: blocks that join text and video in one attention, with projections and a feed-forward for each."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention
 
 SPEC = ModelSpec(
     transformer="EasyAnimateTransformer3DModel",
@@ -9,19 +9,9 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm2.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.attn1.add_q_proj": "colwise",
-        "transformer_blocks.*.attn1.add_k_proj": "colwise",
-        "transformer_blocks.*.attn1.add_v_proj": "colwise",
-        "transformer_blocks.*.attn1.to_add_out": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.txt_ff.net.0.proj": "colwise",
-        "transformer_blocks.*.txt_ff.net.2": "rowwise",
+        **joint_attention("transformer_blocks.*.attn1"),
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.txt_ff"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """ERNIE-Image: one stream of image and text, tokens before batch; modulation shared by all blocks."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
 
 SPEC = ModelSpec(
     transformer="ErnieImageTransformer2DModel",
@@ -8,11 +8,7 @@ SPEC = ModelSpec(
     blocks=(Blocks("layers", returns=("x",)),),
     tp_plan={
         "adaLN_modulation.1": "colwise_gather_output",
-        "layers.*.self_attention": "heads",
-        "layers.*.self_attention.to_q": "colwise",
-        "layers.*.self_attention.to_k": "colwise",
-        "layers.*.self_attention.to_v": "colwise",
-        "layers.*.self_attention.to_out.0": "rowwise",
+        **attention("layers.*.self_attention"),
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.linear_fc2": "rowwise",

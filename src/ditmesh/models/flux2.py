@@ -1,6 +1,6 @@
 """FLUX.2: double-stream blocks, then single-stream blocks that pack attention and MLP; modulation shared by all."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, added_projections, projections
 
 SPEC = ModelSpec(
     transformer="Flux2Transformer2DModel",
@@ -13,14 +13,8 @@ SPEC = ModelSpec(
         "double_stream_modulation_img.linear": "colwise_gather_output",
         "double_stream_modulation_txt.linear": "colwise_gather_output",
         "single_stream_modulation.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        **projections("transformer_blocks.*.attn"),
+        **added_projections("transformer_blocks.*.attn"),
         "transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
         "transformer_blocks.*.ff.linear_out": "rowwise",
         "transformer_blocks.*.ff_context.linear_in": Fused("colwise", ("rest", "rest")),

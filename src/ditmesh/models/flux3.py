@@ -1,6 +1,6 @@
 """FLUX.3: each of text, image and reference images has blocks of its own, then all share joint blocks."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, attention
 
 SPEC = ModelSpec(
     transformer="Flux3Transformer2DModel",
@@ -12,25 +12,13 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
     ),
     tp_plan={
-        "txt_mode_blocks.*.attn": "heads",
-        "txt_mode_blocks.*.attn.to_q": "colwise",
-        "txt_mode_blocks.*.attn.to_k": "colwise",
-        "txt_mode_blocks.*.attn.to_v": "colwise",
-        "txt_mode_blocks.*.attn.to_out.0": "rowwise",
+        **attention("txt_mode_blocks.*.attn"),
         "txt_mode_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
         "txt_mode_blocks.*.ff.linear_out": "rowwise",
-        "mode_blocks.*.*.attn": "heads",
-        "mode_blocks.*.*.attn.to_q": "colwise",
-        "mode_blocks.*.*.attn.to_k": "colwise",
-        "mode_blocks.*.*.attn.to_v": "colwise",
-        "mode_blocks.*.*.attn.to_out.0": "rowwise",
+        **attention("mode_blocks.*.*.attn"),
         "mode_blocks.*.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
         "mode_blocks.*.*.ff.linear_out": "rowwise",
-        "single_transformer_blocks.*.attn": "heads",
-        "single_transformer_blocks.*.attn.to_q": "colwise",
-        "single_transformer_blocks.*.attn.to_k": "colwise",
-        "single_transformer_blocks.*.attn.to_v": "colwise",
-        "single_transformer_blocks.*.attn.to_out.0": "rowwise",
+        **attention("single_transformer_blocks.*.attn"),
         "single_transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
         "single_transformer_blocks.*.ff.linear_out": "rowwise",
     },

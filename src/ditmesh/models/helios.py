@@ -1,6 +1,6 @@
 """Helios: the blocks of Wan over one sequence of history and video, of which only the video attends to the text."""
 
-from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split, attention, feed_forward
 
 _STREAMS = ("history", "image")
 
@@ -9,26 +9,13 @@ SPEC = ModelSpec(
     title="Helios",
     blocks=(Blocks("blocks"),),
     tp_plan={
-        "blocks.*.attn1": "heads",
-        "blocks.*.attn1.to_q": "colwise",
-        "blocks.*.attn1.to_k": "colwise",
-        "blocks.*.attn1.to_v": "colwise",
-        "blocks.*.attn1.norm_q": "norm_across_heads",
-        "blocks.*.attn1.norm_k": "norm_across_heads",
-        "blocks.*.attn1.to_out.0": "rowwise",
-        "blocks.*.attn2": "heads",
-        "blocks.*.attn2.to_q": "colwise",
-        "blocks.*.attn2.to_k": "colwise",
-        "blocks.*.attn2.to_v": "colwise",
-        "blocks.*.attn2.norm_q": "norm_across_heads",
-        "blocks.*.attn2.norm_k": "norm_across_heads",
-        "blocks.*.attn2.to_out.0": "rowwise",
+        **attention("blocks.*.attn1", norms="norm_across_heads"),
+        **attention("blocks.*.attn2", norms="norm_across_heads"),
         # Never called, but there if configured.
         "blocks.*.attn2.add_k_proj?": "colwise",
         "blocks.*.attn2.add_v_proj?": "colwise",
         "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        "blocks.*.ffn.net.0.proj": "colwise",
-        "blocks.*.ffn.net.2": "rowwise",
+        **feed_forward("blocks.*.ffn"),
     },
     cp_plan={
         "blocks.*": {

@@ -1,10 +1,6 @@
 """HiDream-I1: double- and single-stream blocks with experts; every block reads another layer of Llama's states."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
-
-
-def _feed_forward(path: str) -> dict[str, str]:
-    return {f"{path}.w1?": "colwise", f"{path}.w3?": "colwise", f"{path}.w2?": "rowwise"}
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, gated_feed_forward
 
 
 def _attention(path: str, stream: str, out: str) -> dict[str, str]:
@@ -32,16 +28,16 @@ SPEC = ModelSpec(
         "double_stream_blocks.*.block.attn1": "heads",
         **_attention("double_stream_blocks.*.block.attn1", "", "to_out"),
         **_attention("double_stream_blocks.*.block.attn1", "_t", "to_out_t"),
-        **_feed_forward("double_stream_blocks.*.block.ff_i"),
-        **_feed_forward("double_stream_blocks.*.block.ff_i.shared_experts"),
-        **_feed_forward("double_stream_blocks.*.block.ff_i.experts.*"),
-        **_feed_forward("double_stream_blocks.*.block.ff_t"),
+        **gated_feed_forward("double_stream_blocks.*.block.ff_i", "?"),
+        **gated_feed_forward("double_stream_blocks.*.block.ff_i.shared_experts", "?"),
+        **gated_feed_forward("double_stream_blocks.*.block.ff_i.experts.*", "?"),
+        **gated_feed_forward("double_stream_blocks.*.block.ff_t", "?"),
         "single_stream_blocks.*.block.adaLN_modulation.1": "colwise_gather_output",
         "single_stream_blocks.*.block.attn1": "heads",
         **_attention("single_stream_blocks.*.block.attn1", "", "to_out"),
-        **_feed_forward("single_stream_blocks.*.block.ff_i"),
-        **_feed_forward("single_stream_blocks.*.block.ff_i.shared_experts"),
-        **_feed_forward("single_stream_blocks.*.block.ff_i.experts.*"),
+        **gated_feed_forward("single_stream_blocks.*.block.ff_i", "?"),
+        **gated_feed_forward("single_stream_blocks.*.block.ff_i.shared_experts", "?"),
+        **gated_feed_forward("single_stream_blocks.*.block.ff_i.experts.*", "?"),
         "final_layer.adaLN_modulation.1": "colwise_gather_output",
     },
     cp_plan={

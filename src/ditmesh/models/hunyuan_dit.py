@@ -1,6 +1,6 @@
 """HunyuanDiT: self- and cross-attention blocks, the second half of which takes a skip from the first."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="HunyuanDiT2DModel",
@@ -9,18 +9,9 @@ SPEC = ModelSpec(
     tp_plan={
         "blocks.*.skip_linear?": "colwise_gather_output",
         "blocks.*.norm1.linear": "colwise_gather_output",
-        "blocks.*.attn1": "heads",
-        "blocks.*.attn1.to_q": "colwise",
-        "blocks.*.attn1.to_k": "colwise",
-        "blocks.*.attn1.to_v": "colwise",
-        "blocks.*.attn1.to_out.0": "rowwise",
-        "blocks.*.attn2": "heads",
-        "blocks.*.attn2.to_q": "colwise",
-        "blocks.*.attn2.to_k": "colwise",
-        "blocks.*.attn2.to_v": "colwise",
-        "blocks.*.attn2.to_out.0": "rowwise",
-        "blocks.*.ff.net.0.proj": "colwise",
-        "blocks.*.ff.net.2": "rowwise",
+        **attention("blocks.*.attn1"),
+        **attention("blocks.*.attn2"),
+        **feed_forward("blocks.*.ff"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

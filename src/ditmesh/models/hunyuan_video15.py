@@ -1,6 +1,6 @@
 """HunyuanVideo-1.5: double-stream blocks; text, glyphs and image embeddings share one padded stream."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention
 
 SPEC = ModelSpec(
     transformer="HunyuanVideo15Transformer3DModel",
@@ -9,19 +9,9 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn": "heads",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
-        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        **joint_attention("transformer_blocks.*.attn"),
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.ff_context"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

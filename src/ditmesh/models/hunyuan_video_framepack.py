@@ -1,6 +1,6 @@
 """FramePack: HunyuanVideo with the frames made so far before the new ones in one sequence."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention, single_stream
 
 SPEC = ModelSpec(
     transformer="HunyuanVideoFramepackTransformer3DModel",
@@ -12,26 +12,12 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn": "heads",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj": "colwise",
-        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        **joint_attention("transformer_blocks.*.attn"),
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.ff_context"),
         "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
         "single_transformer_blocks.*.attn": "heads",
-        "single_transformer_blocks.*.attn.to_q": "colwise",
-        "single_transformer_blocks.*.attn.to_k": "colwise",
-        "single_transformer_blocks.*.attn.to_v": "colwise",
-        "single_transformer_blocks.*.proj_mlp": "colwise",
-        "single_transformer_blocks.*.proj_out": Fused("rowwise", ("heads", "rest")),  # [attention | MLP]
+        **single_stream("single_transformer_blocks.*"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """Ideogram 4: one packed stream of text and image, whose samples a segment mask keeps apart."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, gated_feed_forward, projections
 
 SPEC = ModelSpec(
     transformer="Ideogram4Transformer2DModel",
@@ -9,13 +9,8 @@ SPEC = ModelSpec(
     tp_plan={
         "layers.*.adaln_modulation": "colwise_gather_output",
         "layers.*.attention": Heads(("num_heads",)),
-        "layers.*.attention.to_q": "colwise",
-        "layers.*.attention.to_k": "colwise",
-        "layers.*.attention.to_v": "colwise",
-        "layers.*.attention.to_out.0": "rowwise",
-        "layers.*.feed_forward.w1": "colwise",
-        "layers.*.feed_forward.w3": "colwise",
-        "layers.*.feed_forward.w2": "rowwise",
+        **projections("layers.*.attention"),
+        **gated_feed_forward("layers.*.feed_forward"),
     },
     cp_plan={
         # segment_ids stay whole: the transformer makes its mask of them.

@@ -1,6 +1,6 @@
 """JoyImage-Edit: double-stream blocks with packed projections; several images in one sequence."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, feed_forward
 
 SPEC = ModelSpec(
     transformer="JoyImageEditTransformer3DModel",
@@ -10,12 +10,10 @@ SPEC = ModelSpec(
         "double_blocks.*.attn": "heads",
         "double_blocks.*.attn.img_attn_qkv": Fused("colwise", ("rest", "rest", "rest")),
         "double_blocks.*.attn.img_attn_proj": "rowwise",
-        "double_blocks.*.img_mlp.net.0.proj": "colwise",
-        "double_blocks.*.img_mlp.net.2": "rowwise",
+        **feed_forward("double_blocks.*.img_mlp"),
         "double_blocks.*.attn.txt_attn_qkv": Fused("colwise", ("rest", "rest", "rest")),
         "double_blocks.*.attn.txt_attn_proj": "rowwise",
-        "double_blocks.*.txt_mlp.net.0.proj": "colwise",
-        "double_blocks.*.txt_mlp.net.2": "rowwise",
+        **feed_forward("double_blocks.*.txt_mlp"),
     },
     cp_plan={
         "double_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},

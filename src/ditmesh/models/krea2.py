@@ -1,6 +1,6 @@
 """Krea 2: one stream of text and image with gated attention; the text fused from many layers of its encoder."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, projections
 
 SPEC = ModelSpec(
     transformer="Krea2Transformer2DModel",
@@ -9,11 +9,8 @@ SPEC = ModelSpec(
     tp_plan={
         "time_mod_proj": "colwise_gather_output",
         "transformer_blocks.*.attn": Heads(("num_heads", "num_kv_heads")),
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
+        **projections("transformer_blocks.*.attn"),
         "transformer_blocks.*.attn.to_gate": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
         "transformer_blocks.*.ff.gate": "colwise",
         "transformer_blocks.*.ff.up": "colwise",
         "transformer_blocks.*.ff.down": "rowwise",

@@ -1,20 +1,11 @@
 """Latte: blocks within frames that take turns with blocks along time, where every token attends to its own past."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 _STYLES = {
-    "attn1": "heads",
-    "attn1.to_q": "colwise",
-    "attn1.to_k": "colwise",
-    "attn1.to_v": "colwise",
-    "attn1.to_out.0": "rowwise",
-    "attn2?": "heads",
-    "attn2.to_q?": "colwise",
-    "attn2.to_k?": "colwise",
-    "attn2.to_v?": "colwise",
-    "attn2.to_out.0?": "rowwise",
-    "ff.net.0.proj": "colwise",
-    "ff.net.2": "rowwise",
+    **attention("attn1"),
+    **attention("attn2", "?"),
+    **feed_forward("ff"),
 }
 _LISTS = ("transformer_blocks", "temporal_transformer_blocks")
 

@@ -1,6 +1,6 @@
 """LTX-Video: self-attention whose RoPE tables run over all heads, and cross-attention to text with a padding mask."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="LTXVideoTransformer3DModel",
@@ -8,22 +8,9 @@ SPEC = ModelSpec(
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
         "rope": PerHead({3: -1}),
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.norm_q": "norm_across_heads",
-        "transformer_blocks.*.attn1.norm_k": "norm_across_heads",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.attn2": "heads",
-        "transformer_blocks.*.attn2.to_q": "colwise",
-        "transformer_blocks.*.attn2.to_k": "colwise",
-        "transformer_blocks.*.attn2.to_v": "colwise",
-        "transformer_blocks.*.attn2.norm_q": "norm_across_heads",
-        "transformer_blocks.*.attn2.norm_k": "norm_across_heads",
-        "transformer_blocks.*.attn2.to_out.0": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **attention("transformer_blocks.*.attn1", norms="norm_across_heads"),
+        **attention("transformer_blocks.*.attn2", norms="norm_across_heads"),
+        **feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={
         # Image-to-video has a timestep a token; the text stays whole, every token attends to all of it.

@@ -1,18 +1,12 @@
 """LTX-2: a video and an audio stream that attend to themselves, to text and to each other, with or without gates."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, attention, feed_forward
 
 _PROCESSORS = ("LTX2AudioVideoAttnProcessor", "LTX2PerturbedAttnProcessor")
 _ATTENTIONS = ("attn1", "audio_attn1", "attn2", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
 _STYLES = {
-    "": "heads",
-    ".to_q": "colwise",
-    ".to_k": "colwise",
-    ".to_v": "colwise",
-    ".norm_q": "norm_across_heads",
-    ".norm_k": "norm_across_heads",
+    **attention("", norms="norm_across_heads"),
     ".to_gate_logits?": "colwise",  # LTX-2.3: one gate a head
-    ".to_out.0": "rowwise",
 }
 _TABLE = PerHead({3: -1, 4: 1})  # interleaved [B, S, C], split [B, H, S, D / 2]
 
@@ -26,10 +20,8 @@ SPEC = ModelSpec(
         "cross_attn_rope": _TABLE,
         "cross_attn_audio_rope": _TABLE,
         **{f"transformer_blocks.*.{name}{part}": style for name in _ATTENTIONS for part, style in _STYLES.items()},
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.audio_ff.net.0.proj": "colwise",
-        "transformer_blocks.*.audio_ff.net.2": "rowwise",
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.audio_ff"),
     },
     cp_plan={
         # Image-to-video has a timestep a token; the text stays whole, every token attends to all of it.

@@ -1,15 +1,11 @@
 """Lumina-Image 2.0: image and text refined apart, then one stream of both; fewer key and value heads."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
 
 
 def _block(path: str, optional: str = "") -> dict[str, str]:
     return {
-        f"{path}.attn{optional}": "heads",
-        f"{path}.attn.to_q{optional}": "colwise",
-        f"{path}.attn.to_k{optional}": "colwise",
-        f"{path}.attn.to_v{optional}": "colwise",
-        f"{path}.attn.to_out.0{optional}": "rowwise",
+        **attention(f"{path}.attn", optional),
         f"{path}.feed_forward.linear_1{optional}": "colwise",
         f"{path}.feed_forward.linear_3{optional}": "colwise",
         f"{path}.feed_forward.linear_2{optional}": "rowwise",

@@ -1,6 +1,6 @@
 """MiniMax H3: one sequence of text, video and audio tokens, each modulated by its own timestep and kind."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, attention
 
 SPEC = ModelSpec(
     transformer="MiniMaxH3Transformer3DModel",
@@ -8,11 +8,7 @@ SPEC = ModelSpec(
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
         "transformer_blocks.*.adaln_proj.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn": "heads",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        **attention("transformer_blocks.*.attn"),
         "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
         "transformer_blocks.*.ff.net.2": "rowwise",
         "norm_out.linear": "colwise_gather_output",

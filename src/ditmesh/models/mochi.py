@@ -1,6 +1,6 @@
 """Mochi: joint blocks that drop the text's padding sample by sample; RoPE angles are learned for each head."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, PerHead, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, PerHead, Split, attention
 
 SPEC = ModelSpec(
     transformer="MochiTransformer3DModel",
@@ -11,11 +11,7 @@ SPEC = ModelSpec(
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear?": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear_1?": "colwise_gather_output",  # the last block returns no text
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
         "transformer_blocks.*.attn1.add_q_proj": "colwise",
         "transformer_blocks.*.attn1.add_k_proj": "colwise",
         "transformer_blocks.*.attn1.add_v_proj": "colwise",

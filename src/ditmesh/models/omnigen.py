@@ -1,6 +1,6 @@
 """OmniGen: one stream of prompt, conditioning pictures, timestep and image under one mask."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split, projections
 
 SPEC = ModelSpec(
     transformer="OmniGenTransformer2DModel",
@@ -8,10 +8,7 @@ SPEC = ModelSpec(
     blocks=(Blocks("layers"),),
     tp_plan={
         "layers.*.self_attn": Heads(("heads", "out_dim")),  # the processor joins heads to a width of out_dim
-        "layers.*.self_attn.to_q": "colwise",
-        "layers.*.self_attn.to_k": "colwise",
-        "layers.*.self_attn.to_v": "colwise",
-        "layers.*.self_attn.to_out.0": "rowwise",
+        **projections("layers.*.self_attn"),
         "layers.*.mlp.gate_up_proj": Fused("colwise", ("rest", "rest")),
         "layers.*.mlp.down_proj": "rowwise",
         "norm_out.linear": "colwise_gather_output",

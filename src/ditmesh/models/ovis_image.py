@@ -1,6 +1,6 @@
 """Ovis-Image: double- and single-stream blocks like FLUX.1, with gated feed-forwards."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split, joint_attention
 
 SPEC = ModelSpec(
     transformer="OvisImageTransformer2DModel",
@@ -12,15 +12,7 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn": "heads",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        **joint_attention("transformer_blocks.*.attn"),
         "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
         "transformer_blocks.*.ff.net.2": "rowwise",
         "transformer_blocks.*.ff_context.net.0.proj": Fused("colwise", ("rest", "rest")),

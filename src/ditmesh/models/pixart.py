@@ -1,6 +1,6 @@
 """PixArt-Alpha and -Sigma: self- and cross-attention blocks with one modulation for all of them."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="PixArtTransformer2DModel",
@@ -8,18 +8,9 @@ SPEC = ModelSpec(
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
         "adaln_single.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.attn2": "heads",
-        "transformer_blocks.*.attn2.to_q": "colwise",
-        "transformer_blocks.*.attn2.to_k": "colwise",
-        "transformer_blocks.*.attn2.to_v": "colwise",
-        "transformer_blocks.*.attn2.to_out.0": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
+        **attention("transformer_blocks.*.attn2"),
+        **feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={
         "": {"attention_mask": Refuse("its processor pads the mask to a rank's own tokens. The pipelines pass none.")},

@@ -1,6 +1,6 @@
 """Qwen-Image: double-stream blocks throughout; a padding mask for the text; RoPE tables built inside the model."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, added_projections, feed_forward, projections
 
 SPEC = ModelSpec(
     transformer="QwenImageTransformer2DModel",
@@ -13,18 +13,10 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.img_mod.1": "colwise_gather_output",
         "transformer_blocks.*.txt_mod.1": "colwise_gather_output",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out": "rowwise",
-        "transformer_blocks.*.img_mlp.net.0.proj": "colwise",
-        "transformer_blocks.*.img_mlp.net.2": "rowwise",
-        "transformer_blocks.*.txt_mlp.net.0.proj": "colwise",
-        "transformer_blocks.*.txt_mlp.net.2": "rowwise",
+        **projections("transformer_blocks.*.attn"),
+        **added_projections("transformer_blocks.*.attn"),
+        **feed_forward("transformer_blocks.*.img_mlp"),
+        **feed_forward("transformer_blocks.*.txt_mlp"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -2,7 +2,7 @@
 
 import math
 
-from ditmesh.spec import Attention, Blocks, Gather, Length, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Length, ModelSpec, Split, projections
 
 _STREAMS = ("", "image")  # the text and images given attend to what is before them only, and are cached after a step
 
@@ -12,10 +12,7 @@ SPEC = ModelSpec(
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
         "modulation.1": "colwise_gather_output",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        **projections("transformer_blocks.*.attn"),
         "transformer_blocks.*.img_mlp.proj": "colwise",
         "transformer_blocks.*.img_mlp.gate_layer": "colwise",
         "transformer_blocks.*.img_mlp.out": "rowwise",

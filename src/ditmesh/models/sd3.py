@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: double-stream blocks, the last without text output; some attend to the image twice."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="SD3Transformer2DModel",
@@ -13,25 +13,15 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        "transformer_blocks.*.attn": "heads",
-        "transformer_blocks.*.attn.to_q": "colwise",
-        "transformer_blocks.*.attn.to_k": "colwise",
-        "transformer_blocks.*.attn.to_v": "colwise",
-        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        **attention("transformer_blocks.*.attn"),
         "transformer_blocks.*.attn.add_q_proj": "colwise",
         "transformer_blocks.*.attn.add_k_proj": "colwise",
         "transformer_blocks.*.attn.add_v_proj": "colwise",
         "transformer_blocks.*.attn.to_add_out?": "rowwise",
         # 3.5 medium attends to the image alone a second time.
-        "transformer_blocks.*.attn2?": "heads",
-        "transformer_blocks.*.attn2.to_q?": "colwise",
-        "transformer_blocks.*.attn2.to_k?": "colwise",
-        "transformer_blocks.*.attn2.to_v?": "colwise",
-        "transformer_blocks.*.attn2.to_out.0?": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": "colwise",
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj?": "colwise",
-        "transformer_blocks.*.ff_context.net.2?": "rowwise",
+        **attention("transformer_blocks.*.attn2", "?"),
+        **feed_forward("transformer_blocks.*.ff"),
+        **feed_forward("transformer_blocks.*.ff_context", "?"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

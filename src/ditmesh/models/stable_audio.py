@@ -1,22 +1,14 @@
 """Stable Audio: self- and cross-attention blocks over one stream of a global token and audio."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Refuse, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Refuse, Split, attention
 
 SPEC = ModelSpec(
     transformer="StableAudioDiTModel",
     title="Stable Audio",
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
-        "transformer_blocks.*.attn1": "heads",
-        "transformer_blocks.*.attn1.to_q": "colwise",
-        "transformer_blocks.*.attn1.to_k": "colwise",
-        "transformer_blocks.*.attn1.to_v": "colwise",
-        "transformer_blocks.*.attn1.to_out.0": "rowwise",
-        "transformer_blocks.*.attn2": "heads",
-        "transformer_blocks.*.attn2.to_q": "colwise",
-        "transformer_blocks.*.attn2.to_k": "colwise",
-        "transformer_blocks.*.attn2.to_v": "colwise",
-        "transformer_blocks.*.attn2.to_out.0": "rowwise",
+        **attention("transformer_blocks.*.attn1"),
+        **attention("transformer_blocks.*.attn2"),
         "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
         "transformer_blocks.*.ff.net.2": "rowwise",
     },

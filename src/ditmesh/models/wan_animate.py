@@ -1,32 +1,19 @@
 """Wan Animate: the blocks of Wan, with face adapters between them in which a frame attends to its own face."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="WanAnimateTransformer3DModel",
     title="Wan Animate",
     blocks=(Blocks("blocks", between="attention to the face is added"),),
     tp_plan={
-        "blocks.*.attn1": "heads",
-        "blocks.*.attn1.to_q": "colwise",
-        "blocks.*.attn1.to_k": "colwise",
-        "blocks.*.attn1.to_v": "colwise",
-        "blocks.*.attn1.norm_q": "norm_across_heads",
-        "blocks.*.attn1.norm_k": "norm_across_heads",
-        "blocks.*.attn1.to_out.0": "rowwise",
-        "blocks.*.attn2": "heads",
-        "blocks.*.attn2.to_q": "colwise",
-        "blocks.*.attn2.to_k": "colwise",
-        "blocks.*.attn2.to_v": "colwise",
-        "blocks.*.attn2.norm_q": "norm_across_heads",
-        "blocks.*.attn2.norm_k": "norm_across_heads",
-        "blocks.*.attn2.to_out.0": "rowwise",
+        **attention("blocks.*.attn1", norms="norm_across_heads"),
+        **attention("blocks.*.attn2", norms="norm_across_heads"),
         # Only image-to-video models attend to image embeddings.
         "blocks.*.attn2.add_k_proj?": "colwise",
         "blocks.*.attn2.add_v_proj?": "colwise",
         "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        "blocks.*.ffn.net.0.proj": "colwise",
-        "blocks.*.ffn.net.2": "rowwise",
+        **feed_forward("blocks.*.ffn"),
         "face_adapter.*": "heads",
         "face_adapter.*.to_q": "colwise",
         "face_adapter.*.to_k": "colwise",

@@ -1,26 +1,14 @@
 """Wan Animate 2: the blocks of Wan, whose keys and values of a reference video are cached for the video made of it."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
 
 SPEC = ModelSpec(
     transformer="WanAnimate2Transformer3DModel",
     title="Wan Animate 2",
     blocks=(Blocks("blocks"),),
     tp_plan={
-        "blocks.*.self_attn": "heads",
-        "blocks.*.self_attn.to_q": "colwise",
-        "blocks.*.self_attn.to_k": "colwise",
-        "blocks.*.self_attn.to_v": "colwise",
-        "blocks.*.self_attn.norm_q": "norm_across_heads",
-        "blocks.*.self_attn.norm_k": "norm_across_heads",
-        "blocks.*.self_attn.to_out.0": "rowwise",
-        "blocks.*.cross_attn": "heads",
-        "blocks.*.cross_attn.to_q": "colwise",
-        "blocks.*.cross_attn.to_k": "colwise",
-        "blocks.*.cross_attn.to_v": "colwise",
-        "blocks.*.cross_attn.norm_q": "norm_across_heads",
-        "blocks.*.cross_attn.norm_k": "norm_across_heads",
-        "blocks.*.cross_attn.to_out.0": "rowwise",
+        **attention("blocks.*.self_attn", norms="norm_across_heads"),
+        **attention("blocks.*.cross_attn", norms="norm_across_heads"),
         "blocks.*.cross_attn.add_k_proj?": "colwise",
         "blocks.*.cross_attn.add_v_proj?": "colwise",
         "blocks.*.cross_attn.norm_added_k?": "norm_across_heads",

@@ -1,24 +1,11 @@
 """Wan VACE: the blocks of Wan, and control blocks that run first and whose hints some of them add."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 _STYLES = {
-    "attn1": "heads",
-    "attn1.to_q": "colwise",
-    "attn1.to_k": "colwise",
-    "attn1.to_v": "colwise",
-    "attn1.norm_q": "norm_across_heads",
-    "attn1.norm_k": "norm_across_heads",
-    "attn1.to_out.0": "rowwise",
-    "attn2": "heads",
-    "attn2.to_q": "colwise",
-    "attn2.to_k": "colwise",
-    "attn2.to_v": "colwise",
-    "attn2.norm_q": "norm_across_heads",
-    "attn2.norm_k": "norm_across_heads",
-    "attn2.to_out.0": "rowwise",
-    "ffn.net.0.proj": "colwise",
-    "ffn.net.2": "rowwise",
+    **attention("attn1", norms="norm_across_heads"),
+    **attention("attn2", norms="norm_across_heads"),
+    **feed_forward("ffn"),
     # Only image-to-video models attend to image embeddings.
     "attn2.add_k_proj?": "colwise",
     "attn2.add_v_proj?": "colwise",

@@ -1,30 +1,20 @@
 """Z-Image, Turbo and Omni: image and text refined apart, then one stream of both; lists of pictures of any sizes."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
-
-
-def _block(path: str, optional: str = "") -> dict[str, str]:
-    return {
-        f"{path}.attention{optional}": "heads",
-        f"{path}.attention.to_q{optional}": "colwise",
-        f"{path}.attention.to_k{optional}": "colwise",
-        f"{path}.attention.to_v{optional}": "colwise",
-        f"{path}.attention.to_out.0{optional}": "rowwise",
-        f"{path}.feed_forward.w1{optional}": "colwise",
-        f"{path}.feed_forward.w3{optional}": "colwise",
-        f"{path}.feed_forward.w2{optional}": "rowwise",
-    }
-
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, gated_feed_forward
 
 SPEC = ModelSpec(
     transformer="ZImageTransformer2DModel",
     title="Z-Image",
     blocks=(Blocks("layers", returns=("x",), between="ControlNet residuals"),),
     tp_plan={
-        **_block("layers.*"),
-        **_block("noise_refiner.*", "?"),
-        **_block("context_refiner.*", "?"),
-        **_block("siglip_refiner.*", "?"),
+        **attention("layers.*.attention"),
+        **gated_feed_forward("layers.*.feed_forward"),
+        **attention("noise_refiner.*.attention", "?"),
+        **gated_feed_forward("noise_refiner.*.feed_forward", "?"),
+        **attention("context_refiner.*.attention", "?"),
+        **gated_feed_forward("context_refiner.*.feed_forward", "?"),
+        **attention("siglip_refiner.*.attention", "?"),
+        **gated_feed_forward("siglip_refiner.*.feed_forward", "?"),
         "layers.*.adaLN_modulation.0": "colwise_gather_output",
         "noise_refiner.*.adaLN_modulation.0?": "colwise_gather_output",
     },
