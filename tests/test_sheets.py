@@ -44,6 +44,17 @@ def test_an_argument_that_shards_cannot_honour_is_refused(ranks: Ranks) -> None:
         ranks.run(masked_forward, 2, "ulysses2")
 
 
+def few_tokens() -> None:
+    model, inputs = build("allegro", (1, (1, 1), 3, False), torch.float32)
+    ditmesh.enable_cache(model, parallelism_config=ParallelismConfig.parse("ring3"))
+    forward(model, inputs)
+
+
+def test_a_shard_too_small_for_the_model_is_refused(ranks: Ranks) -> None:
+    with pytest.raises(RankFailure, match=r"blocks\.0 was given 4 tokens for 3 ranks.* be at most 2, or use"):
+        ranks.run(few_tokens, 3)
+
+
 @pytest.mark.parametrize("name", ["lumina2", "krea2", "z_image"])
 def test_taking_a_layout_back_restores_the_counts_of_heads(ranks: Ranks, name: str) -> None:
     for got, want in ranks.run(there_and_back, 2, name):

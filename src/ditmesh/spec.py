@@ -64,13 +64,24 @@ class PerHead:
 
 
 @dataclass(frozen=True)
+class Sharded:
+    """A module with bare parameters: name -> the dimension to shard, and how many equal parts are packed along it.
+
+    Its output is then a rank's share of a sum.
+    """
+
+    parameters: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class Split:
     """Cut dimension ``dim`` of a tensor, or of every tensor in a list or dict, over the ranks that share a sequence.
 
     ``stream`` names the sequence the dimension runs along, or several that lie end to end, of which all but one have a
     known length by then; "" stands for what is not cut, since a rank is to hold it whole or holds its part of it
     already. With ``ndim`` only tensors of that many dimensions run along it (a timestep may be one number a sample or
-    one a token). ``minor``: the dimension runs along something else too, and faster along the stream.
+    one a token). ``minor``: the dimension runs along something else too, and faster along the stream. ``least``: how
+    many tokens a rank must have, where a model takes fewer for something else.
 
     ``mask`` marks a padding mask, true where a token is real; attention masks that processors make of its shards stand
     for it, square ones for its product with itself. ``unseen``: the model is shown that every token is real, and
@@ -82,6 +93,7 @@ class Split:
     ndim: int | None = None
     mask: bool = False
     minor: bool = False
+    least: int = 1
     unseen: bool = False
 
 
@@ -147,7 +159,8 @@ class ModelSpec:
         title: what people call the model; errors use it.
         blocks: the lists of blocks, in the order they run.
         tp_plan: module glob -> ``"colwise"``, ``"colwise_gather_output"``, ``"rowwise"``, ``"heads"`` (the module's
-            ``heads`` counts those of one rank), ``"norm_across_heads"``, a ``Heads``, a ``PerHead`` or a ``Fused``.
+            ``heads`` counts those of one rank), ``"norm_across_heads"``, a ``Heads``, a ``PerHead``, a ``Sharded`` or
+            a ``Fused``.
         replicated: glob of a block's linear that no rank shards -> the reason.
         cp_plan: module glob ("" is the transformer) -> what happens to its one output, or {argument name or output
             index: ``Cut``}; ``"name.1"`` is the second item of an argument.
@@ -162,7 +175,7 @@ class ModelSpec:
     transformer: str
     title: str
     blocks: tuple[Blocks, ...]
-    tp_plan: Mapping[str, str | Fused | Heads | PerHead]
+    tp_plan: Mapping[str, str | Fused | Heads | PerHead | Sharded]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A tiny Allegro, of four frames: its blocks squeeze a sequence, or a shard, of one token away."""
+"""A tiny Allegro, of four frames."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ SPEC = ModelSpec(
     },
     cp_plan={
         "": {"image_rotary_emb.1": Split(1)},  # (tables, positions)
-        "transformer_blocks.0": {"hidden_states": Split(1)},
+        "transformer_blocks.0": {"hidden_states": Split(1, least=2)},  # a block squeezes one token away
         "proj_out": Gather(1),
     },
     attention={

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.attention.backend import check_backend, kernel_of, layer_of, local_backend, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refuse
+from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refuse, Split
 
 
 def apply_context_parallel(
@@ -102,6 +102,8 @@ def _change_at(
             name, _, item = key.partition(".")
             if isinstance(cut, Refuse) and bound.get(name) is not None:
                 raise ValueError(f"{owner} was given {key}, which ring_size and ulysses_size cannot honour: {cut.why}")
+            if isinstance(cut, Split) and cut.least > 1:
+                _check_least(owner, bound[name].shape[cut.dim], cut.least, sequence.ranks.size())
             if name in bound:
                 bound[name] = _change_item(bound[name], item, cut, sequence)
         return (), bound
@@ -117,6 +119,14 @@ def _change_at(
         undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
     if outputs:
         undo.callback(module.register_forward_hook(change_outputs).remove)
+
+
+def _check_least(owner: str, tokens: int, least: int, ranks: int) -> None:
+    if tokens < least * ranks:
+        raise ValueError(
+            f"{owner} was given {tokens} tokens for {ranks} ranks, and takes fewer than {least} on one for something else; "
+            f"let ring_size times ulysses_size be at most {max(tokens // least, 1)}, or use tp_size."
+        )
 
 
 def _change_item(value: Any, item: str, cut: Cut, sequence: Sequence) -> Any:
