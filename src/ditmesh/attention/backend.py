@@ -166,6 +166,8 @@ def attention(
     if is_causal or dropout_p:
         raise ValueError(f"{layer.name}: causal attention and dropout do not work on a sequence cut into shards.")
     layer = layer.present()
+    if attn_mask is not None and attn_mask.ndim == 2:  # diffusers' short form of a mask for all heads and queries
+        attn_mask = attn_mask[:, None, None]
     if "" in layer.keys:
         held = sum(tokens for tokens, _ in layer.sequence.held(layer.queries))
         if key.shape[1] <= layer.sequence.lengths[""]:  # a call for tokens that every rank holds whole

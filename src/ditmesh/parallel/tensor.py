@@ -4,6 +4,7 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -18,9 +19,9 @@ from torch.utils._pytree import tree_map
 
 from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
 from ditmesh.modules import argument_names, bind, expand
-from ditmesh.spec import Fused, Heads, ModelSpec, PerHead
+from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
 
-Style = str | Fused | Heads | PerHead
+Style = str | Fused | Heads | PerHead | Sharded
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         style = style.style if isinstance(style, Fused) else style
         if isinstance(style, PerHead):
             _share_tensors(module, style, mesh, undo)
+        elif isinstance(style, Sharded):
+            _shard_parameters(module, style, mesh, undo)
         elif style == "heads" or isinstance(style, Heads):
             _share_heads(module, _counts(style), mesh, undo)
         elif style == "norm_across_heads":
@@ -125,7 +128,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
 
 def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tuple[int, ...]:
     """The parts a module's sharded width is packed of, or a ValueError if it cannot be sharded as the sheet says."""
-    if isinstance(style, PerHead):
+    if isinstance(style, PerHead | Sharded):
         return ()
     if style == "heads" or isinstance(style, Heads):
         _check_heads(name, module, _counts(style), degree)
@@ -210,6 +213,21 @@ def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: DeviceMesh
     for count in counts:
         undo.callback(vars(attention).update, {count: vars(attention)[count]})
         vars(attention)[count] //= mesh.size()
+
+
+def _shard_parameters(module: nn.Module, fact: Sharded, mesh: DeviceMesh, undo: ExitStack) -> None:
+    def swap(name: str, change: Callable[[Tensor], Tensor]) -> None:
+        before = module.get_parameter(name)
+        module.register_parameter(name, parameter(change(before), before))
+
+    def reduce_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return all_reduce(output, mesh)
+
+    for name, (dim, parts) in fact.parameters.items():
+        shard = Shard.even(dim, (module.get_parameter(name).shape[dim] // parts,) * parts, mesh)
+        swap(name, shard.cut)
+        undo.callback(swap, name, shard.restore)
+    undo.callback(module.register_forward_hook(reduce_output).remove)
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:
