@@ -124,8 +124,8 @@ def _change_at(
 def _check_least(owner: str, tokens: int, least: int, ranks: int) -> None:
     if tokens < least * ranks:
         raise ValueError(
-            f"{owner} was given {tokens} tokens for {ranks} ranks, and takes fewer than {least} on one for something else; "
-            f"let ring_size times ulysses_size be at most {max(tokens // least, 1)}, or use tp_size."
+            f"{owner} was given {tokens} tokens for {ranks} ranks, and takes fewer than {least} on one for "
+            f"something else; let ring_size times ulysses_size be at most {max(tokens // least, 1)}, or use tp_size."
         )
 
 
