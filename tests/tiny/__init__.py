@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import flux, flux2, qwen_image, wan
+from . import flux, flux2, ltx2, qwen_image, wan, wan_like
 
-__all__ = ["TINY", "Tiny", "call_kwargs", "tiny_path"]
+__all__ = ["PIPELINES", "TINY", "Tiny", "call_kwargs", "tiny_path"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,29 @@ TINY = {
     "wan_two": Tiny(wan.build_two, wan.CALL_TWO),
     "wan_i2v": Tiny(wan.build_i2v, wan.CALL_IMAGE),
     "wan_ti2v": Tiny(wan.build_ti2v, wan.CALL_TI2V),
+    "wan_vace": Tiny(wan_like.build_vace, wan_like.CALL_VACE),
+    "skyreels_v2": Tiny(wan_like.build_skyreels_v2, wan.CALL),
+    "helios": Tiny(wan_like.build_helios, wan_like.CALL_HELIOS),
+    "anyflow": Tiny(wan_like.build_anyflow, wan.CALL),
+    "anyflow_far": Tiny(wan_like.build_anyflow_far, wan_like.CALL_FAR),
+    "ltx2": Tiny(ltx2.build_t2v, ltx2.CALL),
+    "ltx2_i2v": Tiny(ltx2.build_i2v, ltx2.CALL_IMAGE),
+}
+
+# For each class of pipeline the name of a tiny one.
+PIPELINES = {
+    "FluxPipeline": "flux",
+    "Flux2Pipeline": "flux2",
+    "QwenImagePipeline": "qwen_image",
+    "WanPipeline": "wan",
+    "WanImageToVideoPipeline": "wan_i2v",
+    "WanVACEPipeline": "wan_vace",
+    "SkyReelsV2Pipeline": "skyreels_v2",
+    "HeliosPipeline": "helios",
+    "AnyFlowPipeline": "anyflow",
+    "AnyFlowFARPipeline": "anyflow_far",
+    "LTX2Pipeline": "ltx2",
+    "LTX2ImageToVideoPipeline": "ltx2_i2v",
 }
 
 

@@ -10,6 +10,7 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -54,7 +55,8 @@ def randomize_vae(vae: nn.Module, seed: int) -> nn.Module:
     """
     randomize(vae, seed)
     with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(0.5)
+        for weight in vae.decoder.conv_out.parameters():
+            weight.mul_(0.5 if weight.ndim > 1 else 1)
     return vae
 
 
@@ -102,15 +104,21 @@ def _t5_sizes(tokenizer: T5Tokenizer) -> dict:
         "vocab_size": len(tokenizer),
         "d_model": 32,
         "d_ff": 64,
-        "d_kv": 8,
+        "d_kv": 4,
         "num_layers": 2,
-        "num_heads": 4,
+        "num_heads": 8,
         "feed_forward_proj": "gated-gelu",
         "is_encoder_decoder": False,
         "use_cache": False,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+
+
+def gemma_tokenizer(max_length: int) -> GemmaTokenizer:
+    tokenizer = GemmaTokenizer().train_new_from_iterator(CORPUS, vocab_size=1000, show_progress=False)
+    tokenizer.model_max_length = max_length
+    return tokenizer
 
 
 def byte_bpe_tokenizer(special_tokens: list[str]) -> Qwen2Tokenizer:
