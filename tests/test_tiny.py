@@ -9,6 +9,9 @@ from diffusers import DiffusionPipeline
 
 from tests.tiny import PIPELINES, TINY, call_kwargs, tiny_path
 
+WIDE = {"hunyuan_video15"}  # a projection in its transformer is 2048 wide whatever the configuration
+FRAMES = {"hunyuan_video_framepack": (17,)}  # whole sections, and the image they begin with
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -32,7 +35,7 @@ def test_a_tiny_pipeline_draws_what_its_prompt_and_nothing_else_says(name, root)
 
     picture = draw(pipe, **call)
 
-    frames = (call["num_frames"],) if "num_frames" in call else ()
+    frames = FRAMES.get(name, (call["num_frames"],) if "num_frames" in call else ())
     assert picture.shape == (1, *frames, call["height"], call["width"], 3)
     assert np.isfinite(picture).all()
     assert picture.std() > 0.05, "one flat colour would hide every error"
@@ -49,7 +52,7 @@ def test_a_tiny_pipeline_is_small_and_its_transformers_have_eight_heads(name, ro
     pipe = load(path)
     transformers = [module for part, module in pipe.components.items() if part.startswith("transformer") and module]
 
-    assert sum(file.stat().st_size for file in path.rglob("*")) < 10e6
+    assert sum(file.stat().st_size for file in path.rglob("*")) < (25e6 if name in WIDE else 10e6)
     assert [transformer.config.num_attention_heads for transformer in transformers] == [8] * len(transformers)
     assert len(transformers) == (2 if name == "wan_two" else 1)
 

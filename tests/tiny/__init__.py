@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import flux, flux2, ltx2, qwen_image, wan, wan_like
+from . import flux, flux2, hunyuan_video, hunyuan_video15, ltx, ltx2, qwen_image, wan, wan_like
 
 __all__ = ["PIPELINES", "TINY", "Tiny", "call_kwargs", "tiny_path"]
 
@@ -35,6 +35,10 @@ TINY = {
     "helios": Tiny(wan_like.build_helios, wan_like.CALL_HELIOS),
     "anyflow": Tiny(wan_like.build_anyflow, wan.CALL),
     "anyflow_far": Tiny(wan_like.build_anyflow_far, wan_like.CALL_FAR),
+    "hunyuan_video": Tiny(hunyuan_video.build, hunyuan_video.CALL),
+    "hunyuan_video_framepack": Tiny(hunyuan_video.build_framepack, hunyuan_video.CALL_FRAMEPACK),
+    "hunyuan_video15": Tiny(hunyuan_video15.build, hunyuan_video15.CALL),
+    "ltx": Tiny(ltx.build, ltx.CALL),
     "ltx2": Tiny(ltx2.build_t2v, ltx2.CALL),
     "ltx2_i2v": Tiny(ltx2.build_i2v, ltx2.CALL_IMAGE),
 }
@@ -51,6 +55,10 @@ PIPELINES = {
     "HeliosPipeline": "helios",
     "AnyFlowPipeline": "anyflow",
     "AnyFlowFARPipeline": "anyflow_far",
+    "HunyuanVideoPipeline": "hunyuan_video",
+    "HunyuanVideoFramepackPipeline": "hunyuan_video_framepack",
+    "HunyuanVideo15Pipeline": "hunyuan_video15",
+    "LTXPipeline": "ltx",
     "LTX2Pipeline": "ltx2",
     "LTX2ImageToVideoPipeline": "ltx2_i2v",
 }

@@ -11,6 +11,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     GemmaTokenizer,
+    LlamaTokenizer,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -121,8 +122,16 @@ def gemma_tokenizer(max_length: int) -> GemmaTokenizer:
     return tokenizer
 
 
-def byte_bpe_tokenizer(special_tokens: list[str]) -> Qwen2Tokenizer:
+def llama_tokenizer(max_length: int) -> LlamaTokenizer:
+    tokenizer = LlamaTokenizer(pad_token="<pad>", padding_side="right").train_new_from_iterator(
+        CORPUS, vocab_size=1000, show_progress=False
+    )
+    tokenizer.model_max_length = max_length
+    return tokenizer
+
+
+def byte_bpe_tokenizer(special_tokens: list[str], template: str = "") -> Qwen2Tokenizer:
     """A byte-level BPE, the kind Qwen and Mistral use, that knows the words of the prompt templates."""
     return Qwen2Tokenizer().train_new_from_iterator(
-        CORPUS, vocab_size=2000, new_special_tokens=special_tokens, show_progress=False
+        [*CORPUS, template], vocab_size=2000, new_special_tokens=special_tokens, show_progress=False
     )
