@@ -33,7 +33,10 @@ def film(path: Path, call: dict[str, Any], layout: str) -> Film:
     config, rows = ParallelismConfig.parse(layout), list[int]()
     if config.world_size > 1:
         ditmesh.enable_cache(pipe, parallelism_config=replace(config, extra_parallel_modules=(*encoders, "vae")))
-    pipe.vae.decoder.conv_in.register_forward_hook(lambda module, args, output: rows.append(output.shape[-2]))
+    # Some convolutions return a cache too.
+    pipe.vae.decoder.conv_in.register_forward_hook(
+        lambda module, args, output: rows.append((output[0] if isinstance(output, tuple) else output).shape[-2])
+    )
     made = vars(pipe(**call, generator=torch.Generator().manual_seed(0), output_type="np"))
     weights = sum(weight.numel() for name in encoders for weight in pipe.components[name].parameters())
     return Film({name: np.asarray(x) for name, x in made.items() if x is not None}, weights, max(rows))
@@ -65,6 +68,8 @@ def check(ranks: Ranks, root: Path, name: str, layout: str) -> None:
         ("helios", "ulysses2"),
         ("anyflow", "ring2"),
         ("ltx", "tp2"),
+        ("cogvideox", "ulysses2"),
+        ("mochi", "ring2"),
         ("hunyuan_video", "ulysses2"),
         ("hunyuan_video15", "ring2"),
         ("hunyuan_video_framepack", "tp2"),

@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import flux, flux2, hunyuan_video, hunyuan_video15, ltx, ltx2, qwen_image, wan, wan_like
+from . import (
+    cogvideox,
+    cosmos3,
+    flux,
+    flux2,
+    hunyuan_video,
+    hunyuan_video15,
+    ltx,
+    ltx2,
+    mochi,
+    qwen_image,
+    wan,
+    wan_like,
+)
 
 __all__ = ["PIPELINES", "TINY", "Tiny", "call_kwargs", "tiny_path"]
 
@@ -38,6 +51,9 @@ TINY = {
     "hunyuan_video": Tiny(hunyuan_video.build, hunyuan_video.CALL),
     "hunyuan_video_framepack": Tiny(hunyuan_video.build_framepack, hunyuan_video.CALL_FRAMEPACK),
     "hunyuan_video15": Tiny(hunyuan_video15.build, hunyuan_video15.CALL),
+    "cogvideox": Tiny(cogvideox.build, cogvideox.CALL),
+    "cosmos3": Tiny(cosmos3.build, cosmos3.CALL),
+    "mochi": Tiny(mochi.build, mochi.CALL),
     "ltx": Tiny(ltx.build, ltx.CALL),
     "ltx2": Tiny(ltx2.build_t2v, ltx2.CALL),
     "ltx2_i2v": Tiny(ltx2.build_i2v, ltx2.CALL_IMAGE),
@@ -58,6 +74,9 @@ PIPELINES = {
     "HunyuanVideoPipeline": "hunyuan_video",
     "HunyuanVideoFramepackPipeline": "hunyuan_video_framepack",
     "HunyuanVideo15Pipeline": "hunyuan_video15",
+    "CogVideoXPipeline": "cogvideox",
+    "Cosmos3OmniPipeline": "cosmos3",
+    "MochiPipeline": "mochi",
     "LTXPipeline": "ltx",
     "LTX2Pipeline": "ltx2",
     "LTX2ImageToVideoPipeline": "ltx2_i2v",

@@ -67,7 +67,7 @@ def build_i2v(path: Path) -> Path:
 def build_ti2v(path: Path) -> Path:
     """Wan 2.2 TI2V: a VAE that compresses 16 x 16 x 4 into 48 channels, and a timestep for every token."""
     transformer = _transformer(seed=4, in_channels=48, out_channels=48)
-    return _save(WanPipeline(**common(vae=_ti2v_vae(seed=1)), transformer=transformer, expand_timesteps=True), path)
+    return _save(WanPipeline(**common(vae=ti2v_vae(seed=1)), transformer=transformer, expand_timesteps=True), path)
 
 
 def _save(pipe: WanPipeline | WanImageToVideoPipeline, path: Path) -> Path:
@@ -96,7 +96,7 @@ def _vae(seed: int) -> AutoencoderKLWan:
     return randomize_vae(AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
 
 
-def _ti2v_vae(seed: int) -> AutoencoderKLWan:
+def ti2v_vae(seed: int) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(
         base_dim=4,
         decoder_base_dim=4,
