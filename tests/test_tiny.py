@@ -10,7 +10,10 @@ from diffusers import DiffusionPipeline
 from tests.tiny import PIPELINES, TINY, call_kwargs, tiny_path
 
 WIDE = {"hunyuan_video15"}  # a projection in its transformer is 2048 wide whatever the configuration
-FRAMES = {"hunyuan_video_framepack": (17,)}  # whole sections, and the image they begin with
+FRAMES = {
+    "hunyuan_video_framepack": (17,),  # whole sections, and the image they begin with
+    "hunyuan_video_i2v": (5,),  # without those of the image
+}
 
 
 @pytest.fixture(scope="module")

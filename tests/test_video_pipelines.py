@@ -71,6 +71,7 @@ def check(ranks: Ranks, root: Path, name: str, layout: str) -> None:
         ("cogvideox", "ulysses2"),
         ("mochi", "ring2"),
         ("hunyuan_video", "ulysses2"),
+        ("hunyuan_video_i2v", "ring2"),
         ("hunyuan_video15", "ring2"),
         ("hunyuan_video_framepack", "tp2"),
     ],

@@ -1,4 +1,4 @@
-"""Tiny HunyuanVideo pipelines, text to video and Framepack: Llama and CLIP as the text encoders, padded text."""
+"""Tiny HunyuanVideo pipelines: text to video and Framepack with Llama, image to video with Llava, CLIP in all."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,19 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
 from PIL import Image
 from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
     LlamaConfig,
     LlamaModel,
     LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -44,11 +49,40 @@ CALL_FRAMEPACK: dict[str, Any] = {
     "num_frames": 9,
 }
 VISION_HIDDEN = 32
+# The pipeline puts the image's 4 tokens in the place of one, and drops the 4 tokens that introduce the answer.
+HEADER = "<|end_header_id|>"
+CALL_IMAGE: dict[str, Any] = {
+    **CALL,
+    "guidance_scale": 1.0,
+    "image": CALL_FRAMEPACK["image"],
+    "prompt_template": {
+        "template": f"{HEADER}<image>{HEADER}{{}}{3 * '<|eot_id|>'}{HEADER}",
+        "crop_start": 3,
+        "image_emb_start": 1,
+        "image_emb_end": 5,
+        "image_emb_len": 4,
+    },
+}
 
 
 def build(path: Path) -> Path:
     HunyuanVideoPipeline(
         **_common(), transformer=randomize(HunyuanVideoTransformer3DModel(**_sizes()), seed=4)
+    ).save_pretrained(path)
+    return path
+
+
+def build_i2v(path: Path) -> Path:
+    """The image comes in as channels and through Llava."""
+    parts = _common()
+    parts["tokenizer"].add_tokens(["<image>", "<|eot_id|>", HEADER], special_tokens=True)
+    transformer = HunyuanVideoTransformer3DModel(
+        **_sizes() | {"in_channels": 2 * 4 + 1, "image_condition_type": "latent_concat"}
+    )
+    HunyuanVideoImageToVideoPipeline(
+        **parts | {"text_encoder": _llava(parts["tokenizer"], seed=2)},
+        transformer=randomize(transformer, seed=4),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
     ).save_pretrained(path)
     return path
 
@@ -101,7 +135,11 @@ def _vae(seed: int) -> AutoencoderKLHunyuanVideo:
 
 
 def _text_encoder(tokenizer: LlamaTokenizer, seed: int) -> LlamaModel:
-    config = LlamaConfig(
+    return randomize(LlamaModel(_llama(tokenizer)), seed)
+
+
+def _llama(tokenizer: LlamaTokenizer) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -112,7 +150,25 @@ def _text_encoder(tokenizer: LlamaTokenizer, seed: int) -> LlamaModel:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return randomize(LlamaModel(config), seed)
+
+
+def _llava(tokenizer: LlamaTokenizer, seed: int) -> LlavaForConditionalGeneration:
+    vision = CLIPVisionConfig(
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=28,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        text_config=_llama(tokenizer),
+        vision_config=vision,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return randomize(LlavaForConditionalGeneration(config), seed)
 
 
 def _image_encoder(seed: int) -> SiglipVisionModel:
