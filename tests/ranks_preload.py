@@ -5,7 +5,7 @@ import torch
 import torch.distributed
 
 import ditmesh.api  # noqa: F401
-from tests import transformers  # noqa: F401
+from tests import tiny, transformers  # noqa: F401
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)

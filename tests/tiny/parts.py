@@ -10,6 +10,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    GemmaTokenizer,
+    LlamaTokenizer,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -54,7 +56,8 @@ def randomize_vae(vae: nn.Module, seed: int) -> nn.Module:
     """
     randomize(vae, seed)
     with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(0.5)
+        for weight in vae.decoder.conv_out.parameters():
+            weight.mul_(0.5 if weight.ndim > 1 else 1)
     return vae
 
 
@@ -102,9 +105,9 @@ def _t5_sizes(tokenizer: T5Tokenizer) -> dict:
         "vocab_size": len(tokenizer),
         "d_model": 32,
         "d_ff": 64,
-        "d_kv": 8,
+        "d_kv": 4,
         "num_layers": 2,
-        "num_heads": 4,
+        "num_heads": 8,
         "feed_forward_proj": "gated-gelu",
         "is_encoder_decoder": False,
         "use_cache": False,
@@ -113,8 +116,22 @@ def _t5_sizes(tokenizer: T5Tokenizer) -> dict:
     }
 
 
-def byte_bpe_tokenizer(special_tokens: list[str]) -> Qwen2Tokenizer:
+def gemma_tokenizer(max_length: int) -> GemmaTokenizer:
+    tokenizer = GemmaTokenizer().train_new_from_iterator(CORPUS, vocab_size=1000, show_progress=False)
+    tokenizer.model_max_length = max_length
+    return tokenizer
+
+
+def llama_tokenizer(max_length: int) -> LlamaTokenizer:
+    tokenizer = LlamaTokenizer(pad_token="<pad>", padding_side="right").train_new_from_iterator(
+        CORPUS, vocab_size=1000, show_progress=False
+    )
+    tokenizer.model_max_length = max_length
+    return tokenizer
+
+
+def byte_bpe_tokenizer(special_tokens: list[str], template: str = "") -> Qwen2Tokenizer:
     """A byte-level BPE, the kind Qwen and Mistral use, that knows the words of the prompt templates."""
     return Qwen2Tokenizer().train_new_from_iterator(
-        CORPUS, vocab_size=2000, new_special_tokens=special_tokens, show_progress=False
+        [*CORPUS, template], vocab_size=2000, new_special_tokens=special_tokens, show_progress=False
     )

@@ -30,23 +30,33 @@ CALL_TWO: dict[str, Any] = {**CALL, "guidance_scale_2": 2.0}
 CALL_IMAGE: dict[str, Any] = {**CALL, "image": Image.linear_gradient("L").convert("RGB").resize((80, 48))}
 CALL_TI2V: dict[str, Any] = {**CALL, "height": 96, "width": 160, "num_frames": 5}
 VISION_HIDDEN = 32
+SIZES: dict[str, Any] = {
+    "num_attention_heads": 8,
+    "attention_head_dim": 16,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 32,
+    "freq_dim": 32,
+    "ffn_dim": 192,
+    "num_layers": 2,
+}
 
 
 def build_t2v(path: Path) -> Path:
     """Wan 2.1 text to video."""
-    return _save(WanPipeline(**_common(), transformer=_transformer(seed=4)), path)
+    return _save(WanPipeline(**common(), transformer=_transformer(seed=4)), path)
 
 
 def build_two(path: Path) -> Path:
     """Wan 2.2 A14B: one transformer for the noisy steps, another for the rest."""
     transformers = {"transformer": _transformer(seed=4), "transformer_2": _transformer(seed=5)}
-    return _save(WanPipeline(**_common(), **transformers, boundary_ratio=0.875), path)
+    return _save(WanPipeline(**common(), **transformers, boundary_ratio=0.875), path)
 
 
 def build_i2v(path: Path) -> Path:
     """Wan 2.1 image to video: the image comes in as channels and, through CLIP, as extra keys and values."""
     pipe = WanImageToVideoPipeline(
-        **_common(),
+        **common(),
         transformer=_transformer(seed=4, in_channels=36, image_dim=VISION_HIDDEN, added_kv_proj_dim=128),
         image_encoder=_image_encoder(seed=6),
         image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
@@ -57,7 +67,7 @@ def build_i2v(path: Path) -> Path:
 def build_ti2v(path: Path) -> Path:
     """Wan 2.2 TI2V: a VAE that compresses 16 x 16 x 4 into 48 channels, and a timestep for every token."""
     transformer = _transformer(seed=4, in_channels=48, out_channels=48)
-    return _save(WanPipeline(**_common(vae=_ti2v_vae(seed=1)), transformer=transformer, expand_timesteps=True), path)
+    return _save(WanPipeline(**common(vae=ti2v_vae(seed=1)), transformer=transformer, expand_timesteps=True), path)
 
 
 def _save(pipe: WanPipeline | WanImageToVideoPipeline, path: Path) -> Path:
@@ -65,7 +75,8 @@ def _save(pipe: WanPipeline | WanImageToVideoPipeline, path: Path) -> Path:
     return path
 
 
-def _common(vae: AutoencoderKLWan | None = None) -> dict[str, Any]:
+def common(vae: AutoencoderKLWan | None = None) -> dict[str, Any]:
+    """All parts but the transformer."""
     tokenizer = t5_tokenizer(max_length=512)
     return {
         "tokenizer": tokenizer,
@@ -78,24 +89,14 @@ def _common(vae: AutoencoderKLWan | None = None) -> dict[str, Any]:
 
 
 def _transformer(seed: int, **changed: Any) -> WanTransformer3DModel:
-    sizes: dict[str, Any] = {
-        "num_attention_heads": 8,
-        "attention_head_dim": 16,
-        "in_channels": 16,
-        "out_channels": 16,
-        "text_dim": 32,
-        "freq_dim": 32,
-        "ffn_dim": 192,
-        "num_layers": 2,
-    }
-    return randomize(WanTransformer3DModel(**{**sizes, **changed}), seed)
+    return randomize(WanTransformer3DModel(**{**SIZES, **changed}), seed)
 
 
 def _vae(seed: int) -> AutoencoderKLWan:
     return randomize_vae(AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
 
 
-def _ti2v_vae(seed: int) -> AutoencoderKLWan:
+def ti2v_vae(seed: int) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(
         base_dim=4,
         decoder_base_dim=4,
