@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDE = 118  # columns of a terminal where the title and the class of a model stand side by side
-WRAPS = {"CP": 9, "BLOCKS": 25, "WHOLE ON EVERY RANK": 20}  # columns that may wrap, and their least width
+ROOMY = 98  # and where its sequences stand on one line
+WORD = 9  # the longest name of a sequence, nearly
+WRAPS = ("CP", "BLOCKS", "WHOLE ON EVERY RANK")
 PROSE = 100
 PAGE = """\
 # Models
@@ -75,8 +77,8 @@ def print_table(console: "Console", table: Table) -> None:
         columns, rows = _merge(table, ("CLASS", "LIMITS") if console.width >= WIDE else ("MODEL", "CLASS", "LIMITS"))
         shown = RichTable(box=None, padding=(0, 1, 0, 0), pad_edge=False)
         for column in columns:
-            least = WRAPS.get(column)
-            shown.add_column(column, no_wrap=least is None, min_width=least, overflow="fold", header_style="bold")
+            most = WORD if column == "CP" and console.width < ROOMY else None
+            shown.add_column(column, no_wrap=column not in WRAPS, max_width=most, overflow="fold", header_style="bold")
         for row in rows:
             shown.add_row(*("\n".join(cell) for cell in row))
         console.print(shown)

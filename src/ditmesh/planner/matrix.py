@@ -50,7 +50,7 @@ def _sheets(title: str, about: str, specs: Mapping[str, ModelSpec]) -> Table:
             (spec.title,),
             (name,),
             ("yes" if spec.tp_plan else "no",),
-            (", ".join(streams_cut(spec)) or "no",),
+            (", ".join(stream.replace("_", " ") for stream in _streams_cut(spec)) or "no",),
             tuple(blocks.path for blocks in spec.blocks),
             tuple(_limits(spec)),
         )
@@ -224,7 +224,7 @@ def _attends(fact: Attention) -> str:
     return " and ".join(fact.streams) + (f" to {' and '.join(fact.keys)}" if fact.keys else "")
 
 
-def streams_cut(spec: ModelSpec) -> list[str]:
+def _streams_cut(spec: ModelSpec) -> list[str]:
     """The sequences that context parallelism cuts, as attention knows them."""
     named = [stream for fact in spec.attention.values() for stream in (*fact.streams, *(fact.keys or ()))]
     return list(dict.fromkeys(stream.removesuffix("?") for stream in named))
