@@ -62,7 +62,7 @@ def _sheets(title: str, about: str, specs: Mapping[str, ModelSpec]) -> Table:
 def _text_encoders() -> Table:
     about = (
         "Sharded over all ranks: attention by heads, MLPs by columns, token embeddings by vocabulary. Another class is "
-        "taken if transformers has a tensor-parallel plan for its language model, and refused by name if not."
+        "taken if transformers or ditmesh has a tensor-parallel plan for its language model, or else refused by name."
     )
     rows = [((name,), (_kept_whole(whole),)) for name, whole in TEXT_ENCODERS.items()]
     return Table("Text encoders", about, ("CLASS", "WHOLE ON EVERY RANK"), tuple(rows))
