@@ -14,12 +14,12 @@ from ditmesh.cli.models import default_config, page, print_model, print_table
 from ditmesh.models import AUTOENCODERS, SPECS, TEXT_ENCODERS
 from ditmesh.parallel.text_encoder import KEPT_WHOLE
 from ditmesh.planner.checks import check_layout
-from ditmesh.planner.matrix import facts_of, find, tables
+from ditmesh.planner.matrix import SHEETS, facts_of, find, tables
 from ditmesh.spec import Refuse
 from tests import text_encoders, vaes
 from tests.ranks import Ranks
 
-CLASSES = [*SPECS, *TEXT_ENCODERS, *AUTOENCODERS]
+CLASSES = [*(name for _, _, specs in SHEETS for name in specs), *TEXT_ENCODERS, *AUTOENCODERS]
 WHOLE = {name for name, whole in TEXT_ENCODERS.items() if whole == ("",)}
 
 
@@ -32,6 +32,7 @@ def shown(width: int) -> list[str]:
 
 
 def test_every_class_has_a_row() -> None:
+    assert set(SPECS) <= set(CLASSES)
     rows = [row[table.columns.index("CLASS")] for table in tables() for row in table.rows]
     assert sorted(rows) == sorted((name,) for name in CLASSES)
 

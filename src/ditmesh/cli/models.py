@@ -10,7 +10,7 @@ import typer
 
 from ditmesh.cli.generate import refusals
 from ditmesh.cli.job import World
-from ditmesh.planner.matrix import SPECS, Facts, Table, facts_of, find, tables
+from ditmesh.planner.matrix import Facts, Table, facts_of, find, sheet_of, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,15 +50,15 @@ def models(
         for table in tables():
             print_table(console, table)
     else:
-        print_model(console, found, facts_of(found, default_config(found) if found in SPECS else None))
+        print_model(console, found, facts_of(found, default_config(found) if sheet_of(found) else None))
 
 
-def default_config(transformer: str) -> dict[str, Any]:
-    """The configuration of a transformer class that is made without saying anything."""
+def default_config(name: str) -> dict[str, Any]:
+    """The configuration of a class of diffusers that is made without saying anything."""
     import diffusers
 
-    made = getattr(diffusers, transformer)  # diffusers' namespace loads its classes on demand
-    return {name: parameter.default for name, parameter in inspect.signature(made).parameters.items()}
+    made = getattr(diffusers, name)  # diffusers' namespace loads its classes on demand
+    return {key: parameter.default for key, parameter in inspect.signature(made).parameters.items()}
 
 
 def print_table(console: "Console", table: Table) -> None:
@@ -101,7 +101,8 @@ def print_model(console: "Console", name: str, facts: list[Facts]) -> None:
     """A heading for each kind of fact, and under it names and values."""
     from rich.table import Table as RichTable
 
-    console.print(f"{SPECS[name].title} ({name})" if name in SPECS else name, style="bold")
+    spec = sheet_of(name)
+    console.print(f"{spec.title} ({name})" if spec else name, style="bold")
     for kind in facts:
         shown = RichTable(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
         shown.add_column(style="dim", overflow="fold")

@@ -11,6 +11,17 @@ from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, ModelSpec,
 Cell = tuple[str, ...]  # the lines of it
 
 
+# Every kind of module that has sheets: its title, what the columns say, and the sheets by class.
+SHEETS: tuple[tuple[str, str, Mapping[str, ModelSpec]], ...] = (
+    (
+        "Transformers",
+        "TP: tensor parallelism. CP: context parallelism (Ulysses, Ring and both), with the sequences that are cut; a "
+        "sequence that is not named is whole on every rank. They combine freely.",
+        SPECS,
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """One kind of module: a row for each class, the class name in the column ``CLASS``."""
@@ -31,16 +42,12 @@ class Facts:
 
 def tables() -> list[Table]:
     """Every table of the matrix, in the order to show them in."""
-    return [
-        _sheets(
-            "Transformers",
-            "TP: tensor parallelism. CP: context parallelism (Ulysses, Ring and both), with the sequences that are "
-            "cut; a sequence that is not named is whole on every rank. They combine freely.",
-            SPECS,
-        ),
-        _text_encoders(),
-        _autoencoders(),
-    ]
+    return [*(_sheets(*kind) for kind in SHEETS), _text_encoders(), _autoencoders()]
+
+
+def sheet_of(name: str) -> ModelSpec | None:
+    """The sheet of a class, if it is of a kind that has sheets."""
+    return next((specs[name] for _, _, specs in SHEETS if name in specs), None)
 
 
 def _sheets(title: str, about: str, specs: Mapping[str, ModelSpec]) -> Table:
@@ -119,10 +126,11 @@ def facts_of(name: str, config: Mapping[str, Any] | None = None) -> list[Facts]:
 
     Args:
         name: a class name, as ``find`` returns it.
-        config: a transformer's configuration, for the number of its heads.
+        config: the configuration of a class that has a sheet, for the number of its heads.
     """
-    if name in SPECS:
-        return list(_sheet_facts(SPECS[name], config))
+    spec = sheet_of(name)
+    if spec is not None:
+        return list(_sheet_facts(spec, config))
     for table in tables():
         at = table.columns.index("CLASS")
         for row in table.rows:
