@@ -115,13 +115,20 @@ def takes(name: str, config: dict) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_one_model_fits_the_terminal(width: int) -> None:
-    for name in ("Flux2Transformer2DModel", "LTX2VideoTransformer3DModel", "PixArtTransformer2DModel", "AutoencoderKL"):
+    for name in (
+        "Flux2Transformer2DModel",
+        "Kandinsky6Transformer3DModel",
+        "PixArtTransformer2DModel",
+        "AutoencoderKL",
+    ):
         console = Console(width=width, force_terminal=True, color_system=None, highlight=False, markup=False)
         with console.capture() as captured:
             print_model(console, name, facts_of(name))
         lines = captured.get().splitlines()
         assert max(map(len, lines)) <= width
         assert lines[0].endswith(f"({name})") or lines[0] == name
+        words = {word for line in lines for word in line.split()}
+        assert {key for kind in facts_of(name) for key, _ in kind.rows if " " not in key} <= words
     assert "[B, C, H, W]" in captured.get()
 
 

@@ -105,7 +105,7 @@ def print_model(console: "Console", name: str, facts: list[Facts]) -> None:
     console.print(f"{spec.title} ({name})" if spec else name, style="bold")
     for kind in facts:
         shown = RichTable(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        shown.add_column(style="dim", overflow="fold")
+        shown.add_column(style="dim", no_wrap=True, overflow="fold")
         shown.add_column(overflow="fold")
         before = None
         for key, value in kind.rows:
