@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # An unpinned torch brings gigabytes of CUDA libraries along: always install under the constraints.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types pytest format clean
+.PHONY: demo test lint types pytest format docs clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -29,6 +29,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The pages: $(CURDIR)/build/site/index.html"
+
 clean:
 	rm -rf $(VENV) build dist
 
@@ -39,4 +43,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP_INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP_INSTALL) -e '.[docs]'
 	touch $@

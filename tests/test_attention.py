@@ -205,3 +205,36 @@ def counted(tokens: int, length: int) -> int:
 @pytest.mark.parametrize(("tokens", "length"), [(0, 5), (3, 5), (5, 5), (1, 2), (4, 11)])
 def test_ranks_count_the_first_tokens_they_hold(ranks: Ranks, tokens: int, length: int) -> None:
     assert sum(ranks.run(counted, 3, tokens, length)) == tokens
+
+
+def one_for_all_tokens(layout: str) -> list[str]:
+    """Tensors of one position before the stream's own, packed with another stream, counted, and after its end."""
+    sequence = Sequence(build_mesh(ParallelismConfig.parse(layout), "cpu"))
+    one, x, both = torch.ones(2, 1, 4), torch.randn(2, 5, 4), torch.randn(2, 8, 4)
+    for first in (one, x):
+        sequence.begin()
+        assert sequence.cut(first, 1, "image") is first or first is x
+        share = sequence.cut(x, 1, "image")
+        assert sequence.cut(one, 1, "image") is one
+        assert torch.equal(sequence.gather(share, 1, "image"), x)
+    sequence.begin()
+    for stream, length in (("text", 3), ("image", 1)):
+        sequence.cut(torch.ones(length), 0, stream)
+    packed = sequence.cut_packed(both, 1, ("text", "image"))
+    text = packed[:, : sequence.held(("text",))[0][0]]
+    assert torch.equal(sequence.gather(text, 1, "text"), both[:, :3])
+    assert sequence.lengths == {"text": 3, "image": 5}
+    sequence.begin()
+    sequence.cut(one, 1, "image")
+    assert sequence.count(5, "image") == sequence.held(("image",))[0][0]
+    sequence.begin()
+    sequence.cut(one, 1, "image")
+    assert torch.equal(sequence.gather(one, 1, "image"), one)  # a stream of one token after all, which counts from here
+    with pytest.raises(ValueError, match="has 5 positions along the image stream, which has 1") as error:
+        sequence.cut(x, 1, "image")
+    return [str(error.value)]
+
+
+def test_a_tensor_of_one_position_does_not_fix_the_length_of_its_stream(ranks: Ranks) -> None:
+    for layout in ("ring2", "ring3"):
+        assert all(ranks.run(one_for_all_tokens, ParallelismConfig.parse(layout).world_size, layout))

@@ -116,6 +116,7 @@ def test_what_every_rank_keeps_whole_is_said(ranks: Ranks) -> None:
             "multi_modal_projector (Mistral3MultiModalProjector): 0.0 MiB, only language models are sharded",
         ]),
         ("LlamaForCausalLM", []),
+        ("LlamaModel", []),
         ("T5EncoderModel", []),
     ]:  # fmt: skip
         assert ranks.run(text_encoders.kept_whole, 2, 2, name) == [expected] * 2

@@ -32,32 +32,46 @@ class Sequence:
         self._reordered: dict[tuple[Streams, Streams, torch.dtype | None], tuple[Tensor, Tensor]] = {}
         self._key_masks: dict[tuple[Streams, torch.dtype | None], Tensor] = {}
         self.unseen: set[str] = set()
+        self._maybe_longer: set[str] = set()  # streams of which only tensors of one position were seen so far
 
     def begin(self) -> None:
         """Forget the last forward."""
         for memory in (self.lengths, self.masks, self.unseen, self._orders, self._reordered, self._key_masks):
             memory.clear()
+        self._maybe_longer.clear()
 
     def cut(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """This rank's shard of a tensor along a stream.
 
         Where a stream has fewer tokens than ranks, a rank without one holds a copy of the first instead, since models
         do not run on no tokens; attention and ``gather`` leave it out. A tensor of one position along a longer stream
-        holds for all of its tokens, and stays whole.
+        holds for all of its tokens, and stays whole, whichever of its tensors comes first.
 
         Raises:
             ValueError: the tensor is not as long as the stream's other tensors.
         """
-        length = self.lengths.setdefault(stream, x.shape[dim])
         if x.shape[dim] == 1:
+            if stream not in self.lengths:
+                self.lengths[stream] = 1
+                self._maybe_longer.add(stream)
             return x
+        self._forget_length_of_one(stream)
+        length = self.lengths.setdefault(stream, x.shape[dim])
         if x.shape[dim] != length:
             raise ValueError(f"a tensor has {x.shape[dim]} positions along the {stream} stream, which has {length}.")
         piece = shard(x, dim, self.ranks)
         return (piece if piece.shape[dim] or not length else x.narrow(dim, 0, 1)).contiguous()
 
+    def _forget_length_of_one(self, stream: str) -> None:
+        if stream in self._maybe_longer:
+            self._maybe_longer.remove(stream)
+            del self.lengths[stream]
+
     def cut_packed(self, x: Tensor, dim: int, streams: Streams) -> Tensor:
         """This rank's shard of each of several streams that lie end to end; one of them may be new, or "": uncut."""
+        if "" not in streams and x.shape[dim] != sum(self.lengths.get(name, 0) for name in streams):
+            for name in streams:
+                self._forget_length_of_one(name)
         parts = zip(self._parts(x, dim, streams, self.lengths), streams, strict=True)
         return torch.cat([self.cut(part, dim, stream) if stream else part for part, stream in parts], dim)
 
@@ -100,6 +114,8 @@ class Sequence:
 
         The first that is heard of a stream is its length.
         """
+        if tokens > 1:
+            self._forget_length_of_one(stream)
         if tokens == self.lengths.setdefault(stream, tokens):
             return self.held((stream,))[0][0]
         rank, sizes = self.ranks.get_local_rank(), self.shards((stream,))
@@ -113,6 +129,7 @@ class Sequence:
 
     def shards(self, streams: Streams) -> list[int]:
         """Tokens on each rank where the streams' shards stand side by side."""
+        self._maybe_longer.difference_update(streams)  # who asks relies on the answer
         each = [shard_sizes(self.lengths[stream], self.ranks.size()) for stream in streams]
         return [sum(sizes) for sizes in zip(*each, strict=True)]
 

@@ -8,9 +8,11 @@ import typer
 
 import ditmesh
 from ditmesh.cli.generate import generate
+from ditmesh.cli.models import models
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(no_args_is_help=True)(generate)
+app.command()(models)
 
 
 def _print_version(wanted: bool) -> None:

@@ -283,13 +283,15 @@ def _look_up(embedding: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
 
 
 def _kept_whole(encoder: nn.Module, sharded: set[int], name: str = "") -> list[str]:
-    """A line for each of the largest modules that no sharded one is in."""
+    """A line for each of the largest modules that no sharded one is in, and that is in none itself."""
+    if id(encoder) in sharded:
+        return []
     lines = []
     for child, module in encoder.named_children():
         where, has_weights = f"{name}.{child}".lstrip("."), next(module.parameters(), None) is not None
-        if id(module) not in sharded and any(id(inner) in sharded for inner in module.modules()):
+        if any(id(inner) in sharded for inner in module.modules()):
             lines += _kept_whole(module, sharded, where)
-        elif id(module) not in sharded and has_weights:
+        elif has_weights:
             lines.append(f"{where} ({type(module).__name__}): {_size(module)}, only language models are sharded")
     return lines
 
