@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -14,9 +15,10 @@ from transformers import PreTrainedModel
 from ditmesh.attention.backend import check_backend, local_backend, reroute
 from ditmesh.config import ParallelismConfig, suggest
 from ditmesh.mesh import build_mesh, replica_mesh
-from ditmesh.models import SPECS
+from ditmesh.models import CONTROLNETS, SPECS
 from ditmesh.modules import expand
 from ditmesh.parallel.context import apply_context_parallel
+from ditmesh.parallel.controlnet import check_own_blocks, nets_of, tell_apart
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae import apply_vae_parallel
@@ -24,6 +26,7 @@ from ditmesh.planner.checks import check_layout
 from ditmesh.spec import ModelSpec
 
 Pipeline = TypeVar("Pipeline")
+Models = list[tuple[Any, ModelSpec]]
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
 
 
@@ -42,8 +45,8 @@ def enable_cache(
     Args:
         pipe: a diffusers pipeline, or a transformer alone.
         cache_config: not built yet.
-        parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules``, text encoders and VAEs or
-            their names in the pipeline, are shared by all ranks of the layout.
+        parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules`` (text encoders, VAEs
+            and ControlNets, or their names in the pipeline) are shared too, ControlNets as the transformer is.
         attention_backend: the kernel of one rank's attention, named as diffusers names it.
 
     Returns:
@@ -60,20 +63,22 @@ def enable_cache(
     if parallelism_config is None and kernel is None:
         raise ValueError("enable_cache has nothing to do; pass parallelism_config=ParallelismConfig(ulysses_size=2).")
     transformers = _transformers(pipe)
-    extras = [_component(pipe, module) for module in parallelism.extra_parallel_modules]
-    modules = [*extras, *(model for model, _ in transformers)]
-    for module in modules:
+    extras = _extras(pipe, parallelism, [model for model, _ in transformers])
+    controlnets = _distinct(known for module in extras for known in _controlnets(module))
+    modules = {id(module): module for module in [*extras, *(model for model, _ in transformers + controlnets)]}
+    for module in modules.values():
         _refuse_enabled(module)
-    for model, spec in transformers:
+    for model, spec in transformers + controlnets:
         check_layout(parallelism, spec.transformer, model.config, _world_size() if parallelism_config else None)
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        for model, spec in transformers:
-            _apply(model, spec, parallelism, kernel, mesh, undo)
-        for module in extras if mesh is not None else []:
-            _apply_extra(module, replica_mesh(mesh), undo)
+        if mesh is not None:
+            _apply(transformers, controlnets, [*extras, *_components(pipe).values()], parallelism, kernel, mesh, undo)
+            _apply_extras(extras, replica_mesh(mesh), undo)
+        elif kernel is not None:
+            _use_kernel(transformers + controlnets, kernel, undo)
         steps = undo.pop_all()
-    for module in modules:
+    for module in modules.values():
         vars(module)[STATE] = steps
         steps.callback(vars(module).pop, STATE)
     return pipe
@@ -85,32 +90,36 @@ def _refuse_enabled(module: nn.Module) -> None:
 
 
 def _apply(
-    model: nn.Module,
-    spec: ModelSpec,
+    transformers: Models,
+    controlnets: Models,
+    others: list[nn.Module],
     parallelism: ParallelismConfig,
     kernel: str | None,
-    mesh: DeviceMesh | None,
+    mesh: DeviceMesh,
     undo: ExitStack,
 ) -> None:
-    if mesh is not None and parallelism.tp_size > 1:
-        apply_tensor_parallel(model, spec, mesh["tp"], undo)
-    if mesh is not None and parallelism.ulysses_size * parallelism.ring_size > 1:
-        apply_context_parallel(model, spec, mesh, kernel, undo)
+    originals = [model for model, _ in transformers]
+    if parallelism.tp_size > 1:
+        for model, spec in controlnets:
+            check_own_blocks(model, spec, originals)
+        for model, spec in transformers + controlnets:
+            apply_tensor_parallel(model, spec, mesh["tp"], undo)
+    if parallelism.ulysses_size * parallelism.ring_size > 1:
+        for module in others:
+            tell_apart(module, originals, undo)
+        for model, spec in transformers + controlnets:
+            apply_context_parallel(model, spec, mesh, kernel, undo)
     elif kernel is not None:
-        _use_kernel(model, spec, kernel, undo)
+        _use_kernel(transformers + controlnets, kernel, undo)
 
 
-def _apply_extra(module: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> None:
-    if "ControlNet" in type(module).__name__:
-        raise ValueError(
-            f"extra_parallel_modules: {type(module).__name__} is not parallelized yet; leave it out and every rank "
-            f"runs the whole of it, which every layout of the transformer allows."
-        )
-    if isinstance(module, PreTrainedModel):
-        for whole in apply_text_encoder_parallel(module, mesh, undo):
-            logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
-    else:
-        apply_vae_parallel(module, mesh, undo)
+def _apply_extras(extras: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+    for module in extras:
+        if isinstance(module, PreTrainedModel):
+            for whole in apply_text_encoder_parallel(module, mesh, undo):
+                logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
+        elif not _controlnets(module):
+            apply_vae_parallel(module, mesh, undo)
 
 
 def disable_cache(pipe: Pipeline) -> Pipeline:
@@ -127,33 +136,71 @@ def disable_cache(pipe: Pipeline) -> Pipeline:
     return pipe
 
 
+def _components(pipe: Any) -> dict[str, nn.Module]:
+    parts = {} if isinstance(pipe, nn.Module) else pipe.components
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+
+def _extras(pipe: Any, parallelism: ParallelismConfig, transformers: list[nn.Module]) -> list[nn.Module]:
+    """The modules to share beside the transformers, each once."""
+    given = {id(module): module for module in (_component(pipe, x) for x in parallelism.extra_parallel_modules)}
+    extras = [module for module in given.values() if not any(module is model for model in transformers)]
+    for module in extras:
+        if not (_controlnets(module) or isinstance(module, PreTrainedModel) or _is_autoencoder(module)):
+            raise ValueError(
+                f"extra_parallel_modules: {_title(module)} is no text encoder, autoencoder or ControlNet that can be "
+                f"shared; leave it out and every rank runs the whole of it, which every layout of the transformer "
+                f"allows. The ControlNets that can be: {', '.join(sorted(CONTROLNETS))}."
+            )
+    return extras
+
+
+def _title(module: nn.Module) -> str:
+    """A module's class, with those of the ControlNets in it if it holds several."""
+    return " of ".join(dict.fromkeys(type(part).__name__ for part in [module, *nets_of(module)]))
+
+
+def _is_autoencoder(module: nn.Module) -> bool:
+    return bool({"encoder", "decoder"} & set(dict(module.named_children())))
+
+
+def _controlnets(module: nn.Module) -> Models:
+    """The ControlNets of a module that is one, or sums up several; none if it is anything else."""
+    nets = nets_of(module)
+    known = all(type(net).__name__ in CONTROLNETS for net in nets)
+    return [(net, CONTROLNETS[type(net).__name__]) for net in nets] if known else []
+
+
 def _component(pipe: Any, module: Any) -> nn.Module:
     """A module of the pipeline given by itself or by its name."""
-    named = (
-        {} if isinstance(pipe, nn.Module) else {k: x for k, x in pipe.components.items() if isinstance(x, nn.Module)}
-    )
+    named = _components(pipe)
     found = named.get(module) if isinstance(module, str) else module
     if not isinstance(found, nn.Module):
         raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
     return found
 
 
-def _transformers(pipe: Any) -> list[tuple[Any, ModelSpec]]:
+def _transformers(pipe: Any) -> Models:
     """The transformers of a pipeline that have a fact sheet, in a fixed order."""
-    components = [pipe] if isinstance(pipe, nn.Module) else list(pipe.components.values())
+    components = [pipe] if isinstance(pipe, nn.Module) else _components(pipe).values()
     found = [(part, SPECS[type(part).__name__]) for part in components if type(part).__name__ in SPECS]
     if not found:
         raise ValueError(
             f"{type(pipe).__name__} has no transformer that ditmesh knows; it knows {', '.join(sorted(SPECS))}."
         )
-    return found
+    return _distinct(found)
 
 
-def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack) -> None:
+def _distinct(models: Iterable[tuple[Any, ModelSpec]]) -> Models:
+    return list({id(model): (model, spec) for model, spec in models}.values())
+
+
+def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
     check_backend(kernel, ring=1, device_type=_device_type())
-    for pattern, fact in spec.attention.items():
-        for _, attention in expand(model, pattern):
-            undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
+    for model, spec in models:
+        for pattern, fact in spec.attention.items():
+            for _, attention in expand(model, pattern):
+                undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

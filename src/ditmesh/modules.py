@@ -12,17 +12,23 @@ def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
     Raises:
         ValueError: no module has that name, and the glob does not end in "?".
     """
-    optional = pattern.endswith("?")
+    found: list[tuple[str, nn.Module]] = []
+    for names in pattern.removesuffix("?").split("|"):
+        found = found or _expand(model, names)
+    if not found and not pattern.endswith("?"):
+        raise ValueError(f"{type(model).__name__} has no module named {pattern!r}, which its fact sheet names.")
+    return found
+
+
+def _expand(model: nn.Module, names: str) -> list[tuple[str, nn.Module]]:
     found = [("", model)]
-    for atom in pattern.removesuffix("?").split(".") if pattern else []:
+    for atom in names.split(".") if names else []:
         found = [
             (f"{name}.{child}".lstrip("."), module)
             for name, parent in found
             for child, module in list(parent.named_children())[-1 if atom == "-1" else 0 :]
             if atom in ("*", "-1", child)
         ]
-    if not found and not optional:
-        raise ValueError(f"{type(model).__name__} has no module named {pattern!r}, which its fact sheet names.")
     return found
 
 

@@ -1,8 +1,9 @@
 """What a transformer is made of, as data: every strategy, the planner, the loader and the tests read these facts.
 
 Names of modules are globs in the vocabulary of diffusers' and transformers' plans: ``*`` stands for every child of a
-module, ``-1`` for the last one, and a last ``?`` marks a module that only some variants of the model have. So it does
-an argument that only some of them take, and a stream that only some calls have.
+module, ``-1`` for the last one, ``a|b`` for the first of the two that a variant of the model has, and a last ``?``
+marks a module that only some variants have. So it does an argument that only some of them take, and a stream that only
+some calls have.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,6 +87,7 @@ class Split:
     ``mask`` marks a padding mask, true where a token is real; attention masks that processors make of its shards stand
     for it, square ones for its product with itself. ``unseen``: the model is shown that every token is real, and
     attention alone leaves the padding out, which has to be at the end: for a model that drops it sample by sample.
+    ``new``: the stream begins with this tensor, where the same blocks run along one sequence after another.
     """
 
     dim: int
@@ -95,6 +97,7 @@ class Split:
     minor: bool = False
     least: int = 1
     unseen: bool = False
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The fact sheet of one transformer class of diffusers.
+    """The fact sheet of one transformer class of diffusers, or of one ControlNet class.
+
+    A ControlNet takes whole inputs and gives whole residuals, for its transformer to cut or not. Modules it has from
+    its transformer are in ``cp_plan`` and ``attention``, but not in ``tp_plan``: the transformer shards them.
 
     Attributes:
         transformer: the class name, exactly.
@@ -170,6 +176,7 @@ class ModelSpec:
             them out of the config.
         width: the config key that holds the width of all heads together, where none holds that of one.
         kv_heads: the config key that holds the number of key and value heads, where they may be fewer.
+        controls: the class name of the transformer that a ControlNet is for; empty for a transformer.
     """
 
     transformer: str
@@ -184,6 +191,7 @@ class ModelSpec:
     head_dim: str | Callable[[Mapping[str, Any]], int] = "attention_head_dim"
     width: str = ""
     kv_heads: str = ""
+    controls: str = ""
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""

@@ -40,6 +40,14 @@ class Sequence:
             memory.clear()
         self._maybe_longer.clear()
 
+    def forget(self, stream: str) -> None:
+        """Forget one stream: another sequence takes its name."""
+        self.unseen.discard(stream)
+        for memory in (self.lengths, self.masks):
+            memory.pop(stream, None)
+        for memory in (self._orders, self._reordered, self._key_masks):
+            memory.clear()
+
     def cut(self, x: Tensor, dim: int, stream: str) -> Tensor:
         """This rank's shard of a tensor along a stream.
 

@@ -1,4 +1,4 @@
-"""The fact sheets, by the exact class name of the transformer they describe: every file of this folder is one.
+"""The fact sheets, by the exact class name of the model they describe: every file of this folder is one.
 
 Text encoders and autoencoders need no sheet, since what to do is read off their modules. Those listed here are the
 classes that tests hold to one process; the tests keep the lists true.
@@ -9,8 +9,9 @@ import pkgutil
 
 from ditmesh.spec import ModelSpec
 
-_SHEETS = [importlib.import_module(f"{__name__}.{sheet.name}") for sheet in pkgutil.iter_modules(__path__)]
-SPECS: dict[str, ModelSpec] = {sheet.SPEC.transformer: sheet.SPEC for sheet in _SHEETS}
+_SHEETS = [importlib.import_module(f"{__name__}.{sheet.name}").SPEC for sheet in pkgutil.iter_modules(__path__)]
+SPECS: dict[str, ModelSpec] = {spec.transformer: spec for spec in _SHEETS if not spec.controls}
+CONTROLNETS: dict[str, ModelSpec] = {spec.transformer: spec for spec in _SHEETS if spec.controls}
 
 # Class -> the modules of it that every rank keeps whole, beside its norms; "" is all of it.
 TEXT_ENCODERS: dict[str, tuple[str, ...]] = {
@@ -58,8 +59,9 @@ AUTOENCODERS: dict[str, str] = {
 }
 
 
-def spec_of(transformer: str) -> ModelSpec:
-    """The fact sheet of a transformer class, or a ValueError that names those there are."""
-    if transformer not in SPECS:
-        raise ValueError(f"ditmesh has no fact sheet for {transformer}; it knows {', '.join(sorted(SPECS))}.")
-    return SPECS[transformer]
+def spec_of(model: str) -> ModelSpec:
+    """The fact sheet of a transformer or ControlNet class, or a ValueError that names those there are."""
+    known = SPECS | CONTROLNETS
+    if model not in known:
+        raise ValueError(f"ditmesh has no fact sheet for {model}; it knows {', '.join(sorted(known))}.")
+    return known[model]

@@ -158,6 +158,8 @@ def _change(value: Any, cut: Cut, sequence: Sequence) -> Any:
         return value
     if isinstance(cut.stream, tuple):
         return sequence.cut_packed(value, cut.dim, cut.stream)
+    if cut.new:
+        sequence.forget(cut.stream)
     if cut.mask:
         sequence.record_mask(cut.stream, value, cut.unseen)
     if cut.unseen:
