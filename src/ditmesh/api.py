@@ -69,7 +69,7 @@ def enable_cache(
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         for model, spec in transformers:
-            _apply(model, spec, parallelism, kernel, mesh, undo)
+            _apply(pipe, model, spec, parallelism, kernel, mesh, undo)
         for module in extras if mesh is not None else []:
             _apply_extra(module, replica_mesh(mesh), undo)
         steps = undo.pop_all()
@@ -85,6 +85,7 @@ def _refuse_enabled(module: nn.Module) -> None:
 
 
 def _apply(
+    pipe: Any,
     model: nn.Module,
     spec: ModelSpec,
     parallelism: ParallelismConfig,
@@ -93,7 +94,7 @@ def _apply(
     undo: ExitStack,
 ) -> None:
     if mesh is not None and parallelism.tp_size > 1:
-        apply_tensor_parallel(model, spec, mesh["tp"], undo)
+        apply_tensor_parallel(model, spec, mesh["tp"], undo).around(pipe, undo)
     if mesh is not None and parallelism.ulysses_size * parallelism.ring_size > 1:
         apply_context_parallel(model, spec, mesh, kernel, undo)
     elif kernel is not None:

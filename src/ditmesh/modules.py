@@ -1,9 +1,9 @@
-"""Reach into a module: expand globs of names, bind the arguments of a forward."""
+"""Reach into a module: expand globs of names, replace parameters, bind the arguments of a forward."""
 
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
@@ -24,6 +24,18 @@ def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
     if not found and not optional:
         raise ValueError(f"{type(model).__name__} has no module named {pattern!r}, which its fact sheet names.")
     return found
+
+
+def without_adapter(module: nn.Module) -> nn.Module:
+    """The module that an adapter layer (peft's) wraps, or the module itself."""
+    while "base_layer" in module._modules:
+        module = module.get_submodule("base_layer")
+    return module
+
+
+def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
+    """A parameter of these values that wants a gradient if the one before did."""
+    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
 
 
 def argument_names(module: nn.Module) -> list[str]:

@@ -8,10 +8,12 @@ import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.hooks import RemovableHandle
 
 from ditmesh.attention.backend import check_backend, kernel_of, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
-from ditmesh.modules import argument_names, bind, expand
+from ditmesh.modules import argument_names, bind, expand, without_adapter
+from ditmesh.parallel.adapters import Place, follow
 from ditmesh.spec import Count, Cut, Gather, ModelSpec, Refuse
 
 
@@ -37,10 +39,17 @@ def apply_context_parallel(
         check_backend(name, sequence.ring.size(), mesh.device_type)
         undo.callback(reroute(attention, mesh_backend(name), layer))
     undo.callback(model.register_forward_pre_hook(_begin(layers, sequence)).remove)
+    places = []
     for pattern, entry in spec.cp_plan.items():
         for name, module in expand(model, pattern):
             plan: Mapping[str | int, Cut] = entry if isinstance(entry, Mapping) else {0: entry}
-            _change_at(name or spec.transformer, module, plan, sequence, undo)
+            attach = _changes_at(name or spec.transformer, module, plan, sequence)
+            if isinstance(without_adapter(module), nn.Linear):  # which adapters may wrap or leave
+                places.append(Place(model, name, attach))
+            else:
+                for handle in attach(module):
+                    undo.callback(handle.remove)
+    follow(model, places, undo)
 
 
 def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: Sequence) -> list[tuple[Any, LayerContext]]:
@@ -79,10 +88,10 @@ def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callab
     return begin
 
 
-def _change_at(
-    owner: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
-) -> None:
-    """Cut or gather the named arguments and the numbered outputs of a module."""
+def _changes_at(
+    owner: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence
+) -> Callable[[nn.Module], list[RemovableHandle]]:
+    """What makes a module cut or gather its named arguments and its numbered outputs."""
     inputs = {key.removesuffix("?"): cut for key, cut in plan.items() if isinstance(key, str)}
     outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
@@ -107,10 +116,11 @@ def _change_at(
         changed = [_change(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(values)]
         return type(output)(*changed) if isinstance(output, BaseOutput) else type(output)(changed)
 
-    if inputs:
-        undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
-    if outputs:
-        undo.callback(module.register_forward_hook(change_outputs).remove)
+    def attach(module: nn.Module) -> list[RemovableHandle]:
+        cuts = [module.register_forward_pre_hook(change_inputs, with_kwargs=True)] if inputs else []
+        return [*cuts, *([module.register_forward_hook(change_outputs)] if outputs else [])]
+
+    return attach
 
 
 def _change_item(value: Any, item: str, cut: Cut, sequence: Sequence) -> Any:
