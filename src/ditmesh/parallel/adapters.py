@@ -219,7 +219,7 @@ class Adapters:
                 raise ValueError(f"hotswap=True does not work on a transformer sharded by tp_size; {_INSTEAD}")
             if isinstance(weights, Mapping) and any("magnitude" in key or "dora_scale" in key for key in weights):
                 raise ValueError(f"these are DoRA weights, which tp_size cannot shard, only plain LoRA; {_INSTEAD}")
-            before = set(_adapters(model))
+            before = _adapters(model)
             for linear in self._linears:
                 linear.show_whole_shape(weight=False)
             try:
@@ -229,7 +229,10 @@ class Adapters:
             try:
                 self._settle()
             except ValueError:
-                model.delete_adapters([adapter for adapter in _adapters(model) if adapter not in before])
+                if before:
+                    model.delete_adapters([adapter for adapter in _adapters(model) if adapter not in before])
+                else:
+                    model.unload_lora()
                 raise
             return result
 
