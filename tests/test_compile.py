@@ -18,7 +18,7 @@ def steps(name: str, layout: str | None, order: str = "after", **options: Any) -
     torch.compiler.reset()
     model, inputs = build(name, SHAPES["odd"], torch.float32)
     model_: Any = model
-    config = ParallelismConfig.parse(layout or "none")
+    config = ParallelismConfig.parse(layout or "single")
     if layout and order == "before":
         model_.compile_repeated_blocks(**options)
     if layout:
@@ -40,7 +40,8 @@ def steps(name: str, layout: str | None, order: str = "after", **options: Any) -
     ("name", "layout"),
     [
         ("flux", "tp2"), ("flux", "ulysses2"), ("wan", "ring2"), ("qwen_image", "ulysses2.tp2"),
-        ("z_image", "ring2.ulysses2"), ("flux", "ring2"), ("wan", "tp2"), ("qwen_image", "ring2"),("z_image", "ulysses2"),
+        ("z_image", "ring2.ulysses2"), ("flux", "ring2"), ("wan", "tp2"), ("qwen_image", "ring2"),
+        ("z_image", "ulysses2"),
     ],
 )  # fmt: skip
 def test_compiled_ranks_equal_one_process(ranks: Ranks, name: str, layout: str) -> None:

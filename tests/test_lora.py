@@ -254,10 +254,9 @@ def refused(case: str) -> tuple[str, float]:
             model.add_adapter(LoraConfig(r=RANK, target_modules=["to_q"]), "style")
             forward(model, inputs)
         elif case == "dropout":
-            model.load_lora_adapter(
-                weights, prefix=None, adapter_name="style", metadata={"r": RANK, "lora_alpha": RANK, "lora_dropout": 0.5,
-                "target_modules": sorted({name.rpartition(".lora_")[0] for name in weights})},
-            )  # fmt: skip
+            targets = sorted({name.rpartition(".lora_")[0] for name in weights})
+            metadata = {"r": RANK, "lora_alpha": RANK, "lora_dropout": 0.5, "target_modules": targets}
+            model.load_lora_adapter(weights, prefix=None, adapter_name="style", metadata=metadata)
             forward(model, inputs)
         elif case == "replaced":
             model.transformer_blocks[0].attn.to_q = nn.Linear(linear.in_features, linear.out_features)

@@ -15,7 +15,7 @@ from ditmesh.attention.backend import check_backend, local_backend, reroute
 from ditmesh.config import ParallelismConfig, suggest
 from ditmesh.mesh import build_mesh, replica_mesh
 from ditmesh.models import SPECS
-from ditmesh.modules import expand
+from ditmesh.modules import check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
@@ -118,12 +118,13 @@ def disable_cache(pipe: Pipeline) -> Pipeline:
     """Take back what ``enable_cache`` did, so that the pipeline is as before; every rank has to call it.
 
     Raises:
-        ValueError: the pipeline is not enabled.
+        ValueError: the pipeline is not enabled, or its weights are offloaded to where they cannot be reached.
     """
     models = [model for model, _ in _transformers(pipe)]
     for model in models:
         if STATE not in vars(model):
             raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
+        check_present(model)
     vars(models[0])[STATE].close()
     return pipe
 

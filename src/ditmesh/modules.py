@@ -38,6 +38,20 @@ def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
     return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
 
 
+def check_present(module: nn.Module) -> None:
+    """Refuse weights that are elsewhere.
+
+    Raises:
+        ValueError: a parameter is on the meta device, as sequential offloading keeps it between its uses.
+    """
+    for name, weight in module.named_parameters():
+        if weight.is_meta:
+            raise ValueError(
+                f"{name} of this {type(module).__name__} has no values here, so it can be neither cut nor put together "
+                f"again; call pipe.remove_all_hooks() before (enable_sequential_cpu_offload may be called after)."
+            )
+
+
 def argument_names(module: nn.Module) -> list[str]:
     """The names of the arguments a module's forward takes, in order."""
     return list(inspect.signature(type(module).forward).parameters)[1:]

@@ -22,6 +22,7 @@ def merge(out: Tensor, lse: Tensor, part_out: Tensor, part_lse: Tensor) -> tuple
     return torch.lerp(out, part_out.to(out.dtype), share), torch.logaddexp(lse, part_lse)
 
 
+@torch.compiler.disable  # a transfer under way is nothing a compiled graph can hold
 def ring_attention(
     q: Tensor,
     kv_SB2HD: Tensor,

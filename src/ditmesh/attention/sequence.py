@@ -109,6 +109,7 @@ class Sequence:
         shards, degree = self.shards(streams), self.ulysses.size()
         return [shards[i : i + degree] for i in range(0, len(shards), degree)]
 
+    @torch.compiler.disable  # compiled, a mask that is remembered and one that is not would be two graphs
     def mask(self, given: Tensor | None, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
         """The mask of this rank's row of the ring, [B, 1, S_q or 1, S_k], with the keys of all ranks in rank order.
 

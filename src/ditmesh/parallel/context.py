@@ -116,9 +116,13 @@ def _changes_at(
         changed = [_change(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(values)]
         return type(output)(*changed) if isinstance(output, BaseOutput) else type(output)(changed)
 
+    # What they record of a forward changes from call to call: compiled, each call would be another.
+    before: Any = torch.compiler.disable(change_inputs)
+    after: Any = torch.compiler.disable(change_outputs)
+
     def attach(module: nn.Module) -> list[RemovableHandle]:
-        cuts = [module.register_forward_pre_hook(change_inputs, with_kwargs=True)] if inputs else []
-        return [*cuts, *([module.register_forward_hook(change_outputs)] if outputs else [])]
+        cuts = [module.register_forward_pre_hook(before, with_kwargs=True)] if inputs else []
+        return [*cuts, *([module.register_forward_hook(after)] if outputs else [])]
 
     return attach
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
-from ditmesh.modules import expand, parameter, without_adapter
+from ditmesh.modules import check_present, expand, parameter, without_adapter
 from ditmesh.parallel.adapters import Adapters, Place, ShardedLinear, check_adapter
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead
 
@@ -104,6 +104,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         ValueError: a name the sheet has wrong, a linear of a block it does not speak of, or one that cannot be sharded
             so; nothing has been changed then.
     """
+    check_present(model)
     config: Any = model.config
     width = spec.count_heads(config) * spec.head_width(config)
     steps: list[tuple[str, Any, Style, tuple[int, ...]]] = [
