@@ -42,8 +42,8 @@ def load(model: Any, weights: dict[str, Tensor], adapter: str) -> None:
 
 def adapted(name: str, shape: str, dtype: torch.dtype, layout: str | None, when: str) -> Tensor:
     """What a model with two adapters makes of its inputs."""
-    model, inputs = build(name, SHAPES[shape], dtype)
-    model_: Any = model
+    model_: Any
+    model, inputs = model_, _ = build(name, SHAPES[shape], dtype)
     first, second = lora(model, 1, dtype), lora(model, 2, dtype)
     if when != "after":
         load(model, first, "first")
@@ -215,8 +215,7 @@ def biased(layout: str | None) -> list[Tensor]:
     made.append(forward(model, inputs))
     if layout:
         model_.unfuse_lora()
-        ditmesh.disable_cache(model)
-        made.append(forward(model, inputs))
+        made.append(forward(ditmesh.disable_cache(model), inputs))
     return made
 
 
@@ -260,15 +259,11 @@ def refused(case: str) -> tuple[str, float]:
             model.transformer_blocks[0].attn.to_q = nn.Linear(linear.in_features, linear.out_features)
             forward(model, inputs)
     except ValueError as error:
-        if case == "by hand":
-            model.delete_adapters("style")
-        if case == "hotswap":
+        if case in ("by hand", "hotswap", "DoRA before"):
             model.unload_lora()
         if case == "dropout":
             model.eval()
             model.disable_lora()
-        if case == "DoRA before":
-            model.unload_lora()
         if case == "replaced":
             ditmesh.disable_cache(model)
         return str(error), relative_error(forward(model, inputs), want)
