@@ -1,6 +1,7 @@
 """What every rank needs, imported once before the ranks are forked."""
 
 import diffusers
+import peft  # noqa: F401
 import torch
 import torch.distributed
 

@@ -16,7 +16,7 @@ from ditmesh.attention.backend import check_backend, local_backend, reroute
 from ditmesh.config import ParallelismConfig, suggest
 from ditmesh.mesh import build_mesh, replica_mesh
 from ditmesh.models import CONTROLNETS, SPECS
-from ditmesh.modules import expand
+from ditmesh.modules import check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, nets_of, tell_apart
 from ditmesh.parallel.tensor import apply_tensor_parallel
@@ -73,7 +73,7 @@ def enable_cache(
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         if mesh is not None:
-            _apply(transformers, controlnets, [*extras, *_components(pipe).values()], parallelism, kernel, mesh, undo)
+            _apply(pipe, transformers, controlnets, extras, parallelism, kernel, mesh, undo)
             _apply_extras(extras, replica_mesh(mesh), undo)
         elif kernel is not None:
             _use_kernel(transformers + controlnets, kernel, undo)
@@ -90,9 +90,10 @@ def _refuse_enabled(module: nn.Module) -> None:
 
 
 def _apply(
+    pipe: Any,
     transformers: Models,
     controlnets: Models,
-    others: list[nn.Module],
+    extras: list[nn.Module],
     parallelism: ParallelismConfig,
     kernel: str | None,
     mesh: DeviceMesh,
@@ -103,9 +104,9 @@ def _apply(
         for model, spec in controlnets:
             check_own_blocks(model, spec, originals)
         for model, spec in transformers + controlnets:
-            apply_tensor_parallel(model, spec, mesh["tp"], undo)
+            apply_tensor_parallel(model, spec, mesh["tp"], undo).around(pipe, undo)
     if parallelism.ulysses_size * parallelism.ring_size > 1:
-        for module in others:
+        for module in [*extras, *_components(pipe).values()]:
             tell_apart(module, originals, undo)
         for model, spec in transformers + controlnets:
             apply_context_parallel(model, spec, mesh, kernel, undo)
@@ -126,12 +127,13 @@ def disable_cache(pipe: Pipeline) -> Pipeline:
     """Take back what ``enable_cache`` did, so that the pipeline is as before; every rank has to call it.
 
     Raises:
-        ValueError: the pipeline is not enabled.
+        ValueError: the pipeline is not enabled, or its weights are offloaded to where they cannot be reached.
     """
     models = [model for model, _ in _transformers(pipe)]
     for model in models:
         if STATE not in vars(model):
             raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
+        check_present(model)
     vars(models[0])[STATE].close()
     return pipe
 

@@ -4,9 +4,10 @@ Each takes the one-dimensional mesh of the ranks that take part. They are for in
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -14,6 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # torch 2.13 renamed it.
 _all_gather_single = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def never_compiled(function: Function) -> Function:
+    """Keep a function out of compiled graphs: one that waits for a transfer, or remembers what a graph would guard."""
+    wrapped: Any = torch.compiler.disable(function)
+    return wrapped
 
 
 def shard_sizes(length: int, degree: int) -> list[int]:

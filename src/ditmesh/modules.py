@@ -1,9 +1,9 @@
-"""Reach into a module: expand globs of names, bind the arguments of a forward."""
+"""Reach into a module: expand globs of names, replace parameters, bind the arguments of a forward."""
 
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
@@ -30,6 +30,32 @@ def _expand(model: nn.Module, names: str) -> list[tuple[str, nn.Module]]:
             if atom in ("*", "-1", child)
         ]
     return found
+
+
+def without_adapter(module: nn.Module) -> nn.Module:
+    """The module that an adapter layer (peft's) wraps, or the module itself."""
+    while "base_layer" in module._modules:
+        module = module.get_submodule("base_layer")
+    return module
+
+
+def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
+    """A parameter of these values that wants a gradient if the one before did."""
+    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
+
+
+def check_present(module: nn.Module) -> None:
+    """Refuse weights that are elsewhere.
+
+    Raises:
+        ValueError: a parameter is on the meta device, as sequential offloading keeps it between its uses.
+    """
+    for name, weight in module.named_parameters():
+        if weight.is_meta:
+            raise ValueError(
+                f"{name} of this {type(module).__name__} has no values here, so it can be neither cut nor put together "
+                f"again; call pipe.remove_all_hooks() before (enable_sequential_cpu_offload may be called after)."
+            )
 
 
 def argument_names(module: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.attention.local import Kernel, accumulator
-from ditmesh.collectives import Rotation
+from ditmesh.collectives import Rotation, never_compiled
 
 # B batch, S sequence, H heads, D head dim
 
@@ -22,6 +22,7 @@ def merge(out: Tensor, lse: Tensor, part_out: Tensor, part_lse: Tensor) -> tuple
     return torch.lerp(out, part_out.to(out.dtype), share), torch.logaddexp(lse, part_lse)
 
 
+@never_compiled
 def ring_attention(
     q: Tensor,
     kv_SB2HD: Tensor,

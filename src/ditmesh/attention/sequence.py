@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.collectives import all_gather, shard, shard_sizes
+from ditmesh.collectives import all_gather, never_compiled, shard, shard_sizes
 from ditmesh.mesh import sequence_mesh
 
 Streams = tuple[str, ...]
@@ -146,6 +146,7 @@ class Sequence:
         shards, degree = self.shards(streams), self.ulysses.size()
         return [shards[i : i + degree] for i in range(0, len(shards), degree)]
 
+    @never_compiled
     def mask(self, given: Tensor | None, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
         """The mask of this rank's row of the ring, [B, 1, S_q or 1, S_k], with the keys of all ranks in rank order.
 

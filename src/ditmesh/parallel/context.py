@@ -8,10 +8,13 @@ import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.hooks import RemovableHandle
 
 from ditmesh.attention.backend import check_backend, kernel_of, layer_of, local_backend, mesh_backend, reroute
 from ditmesh.attention.sequence import LayerContext, Sequence
-from ditmesh.modules import argument_names, bind, expand
+from ditmesh.collectives import never_compiled
+from ditmesh.modules import argument_names, bind, expand, without_adapter
+from ditmesh.parallel.adapters import Place, follow
 from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refuse, Split
 
 
@@ -41,10 +44,17 @@ def apply_context_parallel(
             undo.callback(reroute(attention, local_backend(name), names_backend=fact.names_backend))
     across = [(attention, layer) for attention, layer, _ in layers if layer.queries]
     undo.callback(model.register_forward_pre_hook(_begin(across, sequence)).remove)
+    places = []
     for pattern, entry in spec.cp_plan.items():
         for name, module in expand(model, pattern):
             plan: Mapping[str | int, Cut] = entry if isinstance(entry, Mapping) else {0: entry}
-            _change_at(name or spec.transformer, module, plan, sequence, undo)
+            attach = _changes_at(name or spec.transformer, module, plan, sequence)
+            if isinstance(without_adapter(module), nn.Linear):  # which adapters may wrap or leave
+                places.append(Place(model, name, attach))
+            else:
+                for handle in attach(module):
+                    undo.callback(handle.remove)
+    follow(model, places, undo)
 
 
 def _attention_layers(
@@ -85,10 +95,10 @@ def _begin(layers: list[tuple[Any, LayerContext]], sequence: Sequence) -> Callab
     return begin
 
 
-def _change_at(
-    owner: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence, undo: ExitStack
-) -> None:
-    """Cut or gather the named arguments and the numbered outputs of a module."""
+def _changes_at(
+    owner: str, module: nn.Module, plan: Mapping[str | int, Cut], sequence: Sequence
+) -> Callable[[nn.Module], list[RemovableHandle]]:
+    """What makes a module cut or gather its named arguments and its numbered outputs."""
     inputs = {key.removesuffix("?"): cut for key, cut in plan.items() if isinstance(key, str)}
     outputs = {key: cut for key, cut in plan.items() if isinstance(key, int)}
     names = argument_names(module)
@@ -115,10 +125,13 @@ def _change_at(
         changed = [_change(x, outputs[i], sequence) if i in outputs else x for i, x in enumerate(values)]
         return type(output)(*changed) if isinstance(output, BaseOutput) else type(output)(changed)
 
-    if inputs:
-        undo.callback(module.register_forward_pre_hook(change_inputs, with_kwargs=True).remove)
-    if outputs:
-        undo.callback(module.register_forward_hook(change_outputs).remove)
+    before, after = never_compiled(change_inputs), never_compiled(change_outputs)
+
+    def attach(module: nn.Module) -> list[RemovableHandle]:
+        cuts = [module.register_forward_pre_hook(before, with_kwargs=True)] if inputs else []
+        return [*cuts, *([module.register_forward_hook(after)] if outputs else [])]
+
+    return attach
 
 
 def _check_least(owner: str, tokens: int, least: int, ranks: int) -> None:

@@ -4,11 +4,9 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import accumulate, chain
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU, SwiGLU
@@ -17,58 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_map
 
-from ditmesh.collectives import all_gather, all_reduce, shard, shard_sizes
-from ditmesh.modules import argument_names, bind, expand
+from ditmesh.collectives import all_reduce, shard
+from ditmesh.modules import argument_names, bind, check_present, expand, parameter, without_adapter
+from ditmesh.parallel.adapters import Adapters, Place, ShardedLinear, check_adapter
+from ditmesh.parallel.shards import Shard, cut_columns, cut_rows, gather_outputs, sum_outputs
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
 
 Style = str | Fused | Heads | PerHead | Sharded
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which ranges of one dimension of a parameter each rank keeps; two ranks may keep the same one."""
-
-    dim: int
-    kept: tuple[tuple[range, ...], ...]  # by rank
-    mesh: DeviceMesh
-
-    @classmethod
-    def even(cls, dim: int, parts: tuple[int, ...], mesh: DeviceMesh) -> Self:
-        """Every packed part of the dimension over the ranks, as evenly as can be."""
-        starts = accumulate(parts, initial=0)
-        ranges = [
-            [range(start + cut.start, start + cut.stop) for cut in even_ranges(part, mesh.size())]
-            for start, part in zip(starts, parts, strict=False)
-        ]
-        return cls(dim, tuple(zip(*ranges, strict=True)), mesh)
-
-    @property
-    def length(self) -> int:
-        """Of the whole dimension."""
-        return max(piece.stop for piece in chain(*self.kept))
-
-    def cut(self, x: Tensor) -> Tensor:
-        """This rank's shard, in memory of its own so that the whole can be freed."""
-        mine = self.kept[self.mesh.get_local_rank()]
-        return torch.cat([x.narrow(self.dim, kept.start, len(kept)) for kept in mine], self.dim)
-
-    def restore(self, x: Tensor) -> Tensor:
-        """The whole parameter, from every rank's shard."""
-        sizes = [sum(map(len, kept)) for kept in self.kept]
-        kept = list(chain(*self.kept))
-        pieces = all_gather(x, self.dim, sizes, self.mesh).split([len(piece) for piece in kept], self.dim)
-        shape = list(x.shape)
-        shape[self.dim] = self.length
-        whole = x.new_empty(shape)
-        for where, piece in zip(kept, pieces, strict=True):
-            whole.narrow(self.dim, where.start, len(where)).copy_(piece)
-        return whole
-
-
-def even_ranges(length: int, degree: int) -> list[range]:
-    """What each rank keeps of a dimension that is cut as evenly as can be."""
-    ends = list(accumulate(shard_sizes(length, degree)))
-    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class NormAcrossHeads(nn.RMSNorm):
@@ -88,7 +41,7 @@ class NormAcrossHeads(nn.RMSNorm):
         return (x if self.weight is None else x * self.weight).to(dtype)
 
 
-def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> None:
+def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> Adapters:
     """Shard the model over a one-dimensional mesh as its sheet's ``tp_plan`` says, in place.
 
     Args:
@@ -97,10 +50,14 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
         mesh: the ranks of one tensor-parallel group.
         undo: takes what puts the whole weights back; every rank of the group has to close it.
 
+    Returns:
+        What lets LoRA weights be loaded into it.
+
     Raises:
         ValueError: a name the sheet has wrong, a linear of a block it does not speak of, or one that cannot be sharded
             so; nothing has been changed then.
     """
+    check_present(model)
     config: Any = model.config
     width = spec.count_heads(config) * spec.head_width(config)
     steps: list[tuple[str, Any, Style, tuple[int, ...]]] = [
@@ -110,6 +67,7 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
     ]
     _check_complete(model, spec, {name for name, *_ in steps})
     _check_gated(model, spec, [(name, style) for name, _, style, _ in steps])
+    linears = []
     for name, module, style, parts in steps:
         style = style.style if isinstance(style, Fused) else style
         if isinstance(style, PerHead):
@@ -120,10 +78,10 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, u
             _share_heads(module, _counts(style), mesh, undo)
         elif style == "norm_across_heads":
             _replace_norm(model, name, module, Shard.even(0, parts, mesh), undo)
-        elif style == "rowwise":
-            shard_rows(module, Shard.even(1, parts, mesh), undo)
         else:
-            shard_columns(module, Shard.even(0, parts, mesh), style == "colwise_gather_output", undo)
+            shard = Shard.even(1 if style == "rowwise" else 0, parts, mesh)
+            linears.append(_shard_linear(model, name, style, shard, undo))
+    return Adapters(model, linears, undo)
 
 
 def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tuple[int, ...]:
@@ -139,10 +97,13 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
         if type(module) is RMSNorm and module.bias is None:  # diffusers' own
             return tuple(module.dim)
         raise ValueError(f"{name} is a {type(module).__name__}, and only an RMSNorm can be computed across heads.")
+    if module is not without_adapter(module):
+        check_adapter(name, module)
+        module = without_adapter(module)
     if type(module) is not nn.Linear:
         raise ValueError(
-            f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; fuse LoRA weights and leave "
-            f"quantization off before enable_cache, or use ulysses_size or ring_size."
+            f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; leave quantization off, or "
+            f"use ulysses_size or ring_size."
         )
     fused = style if isinstance(style, Fused) else Fused(style, ("rest",))
     if fused.style not in ("colwise", "colwise_gather_output", "rowwise"):
@@ -160,12 +121,21 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
 def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> None:
     replicated = {name for pattern in spec.replicated for name, _ in expand(model, pattern)}
     for blocks in spec.blocks:
-        for name, module in model.get_submodule(blocks.path).named_modules(prefix=blocks.path):
-            if isinstance(module, nn.Linear) and name not in planned | replicated:
+        for name in _linears(model.get_submodule(blocks.path), blocks.path):
+            if name not in planned | replicated:
                 raise ValueError(
                     f"{spec.title}: the fact sheet does not say how to shard {name}, a linear of a block; "
                     f"undo what added it (fused projections, an adapter) before enable_cache."
                 )
+
+
+def _linears(module: nn.Module, name: str) -> Iterator[str]:
+    """The names of the linears in a module; what adapts one is not another."""
+    if isinstance(without_adapter(module), nn.Linear):
+        yield name
+        return
+    for child, inner in module.named_children():
+        yield from _linears(inner, f"{name}.{child}")
 
 
 def _check_heads(name: str, module: nn.Module, counts: tuple[str, ...], degree: int) -> None:
@@ -241,47 +211,13 @@ def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: Ex
         model.set_submodule(name, norm)
 
 
-def shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
-    """Keep this rank's outputs; ``gather`` puts those of all ranks together after each call."""
-    sizes = shard_sizes(linear.out_features, shard.mesh.size())
-    _set_weights(linear, shard.cut(linear.weight), None if linear.bias is None else shard.cut(linear.bias))
-
-    @undo.callback
-    def restore() -> None:
-        _set_weights(linear, shard.restore(linear.weight), None if linear.bias is None else shard.restore(linear.bias))
-
-    def gather_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return all_gather(output, -1, sizes, shard.mesh).contiguous()  # as a linear's output is
-
-    if gather:
-        undo.callback(linear.register_forward_hook(gather_output).remove)
-
-
-def shard_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
-    """Keep what reads this rank's inputs, and sum over the ranks after each call."""
-    bias = linear.bias
-    if bias is not None and shard.mesh.get_local_rank() > 0:
-        bias = torch.zeros_like(bias)  # the sum over the ranks is to have the bias once
-    _set_weights(linear, shard.cut(linear.weight), bias)
-
-    @undo.callback
-    def restore() -> None:
-        bias = None if linear.bias is None else all_reduce(linear.bias.clone(), shard.mesh)
-        _set_weights(linear, shard.restore(linear.weight), bias)
-
-    def reduce_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return all_reduce(output, shard.mesh)
-
-    undo.callback(linear.register_forward_hook(reduce_output).remove)
-
-
-def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    linear.weight = parameter(weight, linear.weight)
-    if bias is not None:
-        linear.bias = parameter(bias, linear.bias)
-    linear.out_features, linear.in_features = weight.shape
-
-
-def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
-    """A parameter of these values that wants a gradient if the one before did."""
-    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
+def _shard_linear(model: nn.Module, name: str, style: Any, shard: Shard, undo: ExitStack) -> ShardedLinear:
+    """Cut a linear and the adapters around it, and put the outputs of all ranks together where the last one ends."""
+    linear: Any = without_adapter(model.get_submodule(name))
+    if style == "rowwise":
+        cut_rows(linear, shard, undo)
+    else:
+        cut_columns(linear, shard, undo)
+    hook = {"rowwise": sum_outputs(shard), "colwise_gather_output": gather_outputs(shard)}.get(style)
+    place = Place(model, name, lambda outer: [outer.register_forward_hook(hook)] if hook else [])
+    return ShardedLinear(place, name, shard)

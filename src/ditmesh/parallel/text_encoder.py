@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.collectives import all_reduce
-from ditmesh.modules import expand
-from ditmesh.parallel.tensor import Shard, even_ranges, parameter, shard_columns, shard_rows
+from ditmesh.modules import expand, parameter
+from ditmesh.parallel.shards import Shard, even_ranges, shard_columns, shard_rows
 
 # For the language models that transformers has no plan for. One is taken for a model that has all its modules.
 PLANS: tuple[Mapping[str, str], ...] = (

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ditmesh.models import AUTOENCODERS, SPECS, TEXT_ENCODERS
-from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, ModelSpec, PerHead, Refuse
+from ditmesh.models import AUTOENCODERS, CONTROLNETS, SPECS, TEXT_ENCODERS
+from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded
 
+Style = str | Fused | Heads | PerHead | Sharded
 Cell = tuple[str, ...]  # the lines of it
 
 
@@ -18,6 +19,11 @@ SHEETS: tuple[tuple[str, str, Mapping[str, ModelSpec]], ...] = (
         "TP: tensor parallelism. CP: context parallelism (Ulysses, Ring and both), with the sequences that are cut; a "
         "sequence that is not named is whole on every rank. They combine freely.",
         SPECS,
+    ),
+    (
+        "ControlNets",
+        "Spread like the transformer they steer when extra_parallel_modules names them; else whole on every rank.",
+        CONTROLNETS,
     ),
 )
 
@@ -173,16 +179,18 @@ def _head_facts(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[tuple[st
     yield "ring_size", "any"
 
 
-def _by_style(plan: Mapping[str, str | Fused | Heads | PerHead]) -> dict[str, list[str]]:
+def _by_style(plan: Mapping[str, Style]) -> dict[str, list[str]]:
     styles: dict[str, list[str]] = {}
     for name, style in plan.items():
         styles.setdefault(_style(style), []).append(name)
     return styles
 
 
-def _style(style: str | Fused | Heads | PerHead) -> str:
+def _style(style: Style) -> str:
     if isinstance(style, Fused):
         return f"{_style(style.style)}, part by part of [{' | '.join(style.parts)}]"
+    if isinstance(style, Sharded):
+        return "a rank keeps a share of its parameters, and the outputs are summed"
     if isinstance(style, PerHead):
         return "a rank keeps what its heads read"
     if isinstance(style, Heads) or style == "heads":
@@ -219,22 +227,28 @@ def _cut(cut: Cut) -> str:
         return "refused"
     if isinstance(cut, Count):
         return f"counts {cut.stream} tokens"
+    if isinstance(cut, Length):
+        return f"tells the length of {cut.stream}"
     if isinstance(cut, Gather):
-        return f"{cut.stream} gathered along dimension {cut.dim}"
-    stream = cut.stream if isinstance(cut.stream, str) else " and ".join(cut.stream)
+        return f"{_named(cut.stream)} gathered along dimension {cut.dim}"
     kind = " (padding mask)" if cut.mask else ""
-    return f"{stream} cut along dimension {cut.dim}{kind}"
+    return f"{_named(cut.stream)} cut along dimension {cut.dim}{kind}"
+
+
+def _named(streams: str | tuple[str, ...]) -> str:
+    """The streams; "" is what is whole on every rank."""
+    return streams if isinstance(streams, str) else " and ".join(filter(None, streams))
 
 
 def _attends(fact: Attention) -> str:
     if not fact.streams:
         return "over what every rank holds, without communication"
-    return " and ".join(fact.streams) + (f" to {' and '.join(fact.keys)}" if fact.keys else "")
+    return _named(fact.streams) + (f" to {_named(fact.keys)}" if fact.keys else "")
 
 
 def _streams_cut(spec: ModelSpec) -> list[str]:
     """The sequences that context parallelism cuts, as attention knows them."""
-    named = [stream for fact in spec.attention.values() for stream in (*fact.streams, *(fact.keys or ()))]
+    named = [stream for fact in spec.attention.values() for stream in (*fact.streams, *(fact.keys or ())) if stream]
     return list(dict.fromkeys(stream.removesuffix("?") for stream in named))
 
 
