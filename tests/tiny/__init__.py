@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import flux, flux2, qwen_image, wan
+from . import (
+    bria_fibo,
+    ernie_image,
+    flux,
+    flux2,
+    flux2_klein,
+    hunyuan_image,
+    joyimage,
+    krea2,
+    longcat_image,
+    ovis_image,
+    qwen_image,
+    wan,
+    z_image,
+)
 
 __all__ = ["TINY", "Tiny", "call_kwargs", "tiny_path"]
 
@@ -24,8 +38,30 @@ class Tiny:
 
 TINY = {
     "flux": Tiny(flux.build, flux.CALL),
+    "flux_fill": Tiny(flux.build_fill, flux.CALL_FILL),
+    "flux_kontext": Tiny(flux.build_kontext, flux.CALL_KONTEXT),
+    "flux_control": Tiny(flux.build_control, flux.CALL_CONTROL),
     "flux2": Tiny(flux2.build, flux2.CALL),
+    "flux2_klein": Tiny(flux2_klein.build, flux2_klein.CALL),
+    "flux2_klein_edit": Tiny(flux2_klein.build, flux2_klein.CALL_EDIT),
+    "flux2_klein_kv": Tiny(flux2_klein.build_kv, flux2_klein.CALL_KV),
     "qwen_image": Tiny(qwen_image.build, qwen_image.CALL),
+    "qwen_image_edit": Tiny(qwen_image.build_edit, qwen_image.CALL_EDIT),
+    "qwen_image_edit_plus": Tiny(qwen_image.build_edit_plus, qwen_image.CALL_EDIT_PLUS),
+    "qwen_image_layered": Tiny(qwen_image.build_layered, qwen_image.CALL_LAYERED),
+    "qwen_image_controlnet": Tiny(qwen_image.build_controlnet, qwen_image.CALL_CONTROL),
+    "qwen_image_controlnet_inpaint": Tiny(qwen_image.build_controlnet_inpaint, qwen_image.CALL_CONTROL_INPAINT),
+    "ovis_image": Tiny(ovis_image.build, ovis_image.CALL),
+    "z_image": Tiny(z_image.build, z_image.CALL),
+    "z_image_turbo": Tiny(z_image.build, z_image.CALL_TURBO),
+    "z_image_controlnet": Tiny(z_image.build_controlnet, z_image.CALL_CONTROL),
+    "longcat_image": Tiny(longcat_image.build, longcat_image.CALL),
+    "longcat_image_edit": Tiny(longcat_image.build_edit, longcat_image.CALL_EDIT),
+    "ernie_image": Tiny(ernie_image.build, ernie_image.CALL),
+    "krea2": Tiny(krea2.build, krea2.CALL),
+    "joy_image_edit": Tiny(joyimage.build, joyimage.CALL),
+    "bria_fibo": Tiny(bria_fibo.build, bria_fibo.CALL),
+    "hunyuan_image": Tiny(hunyuan_image.build, hunyuan_image.CALL),
     "wan": Tiny(wan.build_t2v, wan.CALL),
     "wan_two": Tiny(wan.build_two, wan.CALL_TWO),
     "wan_i2v": Tiny(wan.build_i2v, wan.CALL_IMAGE),
