@@ -25,7 +25,7 @@ from . import (
     z_image,
 )
 
-__all__ = ["TINY", "Tiny", "call_kwargs", "tiny_path"]
+__all__ = ["PIPELINES", "TINY", "Tiny", "call_kwargs", "tiny_path"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,36 @@ TINY = {
     "wan_two": Tiny(wan.build_two, wan.CALL_TWO),
     "wan_i2v": Tiny(wan.build_i2v, wan.CALL_IMAGE),
     "wan_ti2v": Tiny(wan.build_ti2v, wan.CALL_TI2V),
+}
+
+
+# The name of a tiny pipeline of each class.
+PIPELINES = {
+    "FluxPipeline": "flux",
+    "FluxFillPipeline": "flux_fill",
+    "FluxKontextPipeline": "flux_kontext",
+    "FluxControlPipeline": "flux_control",
+    "Flux2Pipeline": "flux2",
+    "Flux2KleinPipeline": "flux2_klein",
+    "Flux2KleinKVPipeline": "flux2_klein_kv",
+    "QwenImagePipeline": "qwen_image",
+    "QwenImageEditPipeline": "qwen_image_edit",
+    "QwenImageEditPlusPipeline": "qwen_image_edit_plus",
+    "QwenImageLayeredPipeline": "qwen_image_layered",
+    "QwenImageControlNetPipeline": "qwen_image_controlnet",
+    "QwenImageControlNetInpaintPipeline": "qwen_image_controlnet_inpaint",
+    "OvisImagePipeline": "ovis_image",
+    "ZImagePipeline": "z_image",
+    "ZImageControlNetPipeline": "z_image_controlnet",
+    "LongCatImagePipeline": "longcat_image",
+    "LongCatImageEditPipeline": "longcat_image_edit",
+    "ErnieImagePipeline": "ernie_image",
+    "Krea2Pipeline": "krea2",
+    "JoyImageEditPipeline": "joy_image_edit",
+    "BriaFiboPipeline": "bria_fibo",
+    "HunyuanImagePipeline": "hunyuan_image",
+    "WanPipeline": "wan",
+    "WanImageToVideoPipeline": "wan_i2v",
 }
 
 

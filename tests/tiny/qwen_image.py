@@ -55,9 +55,7 @@ def build_edit_plus(path: Path) -> Path:
 
 def build_layered(path: Path) -> Path:
     """A picture taken apart into layers, which are drawn together."""
-    parts = _common(
-        partial(qwen_image_vae_16, input_channels=4), use_layer3d_rope=True, use_additional_t_cond=True
-    )
+    parts = _common(partial(qwen_image_vae_16, input_channels=4), use_layer3d_rope=True, use_additional_t_cond=True)
     return _save(QwenImageLayeredPipeline(**parts, processor=_processor()), path)
 
 
