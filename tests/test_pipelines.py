@@ -13,6 +13,11 @@ from ditmesh import ParallelismConfig
 from tests.ranks import Ranks
 from tests.tiny import TINY, call_kwargs, tiny_path
 
+# What diffusers does itself: ERNIE-Image reads a tensor as numpy 2 no longer likes, Chroma is made of an old class.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
+]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "vision_language_encoder")
 LAYOUTS = ("tp2", "ulysses2", "ring2")
 ELSEWHERE = ("wan",)  # families with tests of their own
@@ -51,7 +56,6 @@ def check(ranks: Ranks, folder: Path, name: str, layout: str) -> None:
         assert np.abs(got - want).max() <= TOLERANCE
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # ERNIE-Image, of numpy
 @pytest.mark.parametrize(
     ("name", "layout"),
     [(name, ONLY.get(name, LAYOUTS[i % len(LAYOUTS)])) for i, name in enumerate(IMAGE_PIPELINES)],

@@ -9,8 +9,12 @@ from diffusers import DiffusionPipeline
 
 from tests.tiny import PIPELINES, TINY, call_kwargs, tiny_path
 
-VISIBLE = 0.008  # hundreds of times what a layout may change
-
+VISIBLE = 0.002  # a hundred times what a layout may change
+# What diffusers does itself: ERNIE-Image reads a tensor as numpy 2 no longer likes, Chroma is made of an old class.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
+]
 SHAPES = {
     "qwen_image_edit": (1, 96, 160, 3),
     "qwen_image_edit_plus": (1, 96, 160, 3),
@@ -43,7 +47,6 @@ def draw(pipe, **call):
     return np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0), output_type="np")[0])
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # ERNIE-Image, of numpy
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_pipeline_draws_what_its_prompt_and_nothing_else_says(name, root):
     pipe = load(tiny_path(name, root))

@@ -11,6 +11,8 @@ from typing import Any
 
 from . import (
     bria_fibo,
+    chroma,
+    cogview4,
     ernie_image,
     flux,
     flux2,
@@ -19,8 +21,10 @@ from . import (
     joyimage,
     krea2,
     longcat_image,
+    lumina2,
     ovis_image,
     qwen_image,
+    sd3,
     wan,
     z_image,
 )
@@ -62,6 +66,10 @@ TINY = {
     "joy_image_edit": Tiny(joyimage.build, joyimage.CALL),
     "bria_fibo": Tiny(bria_fibo.build, bria_fibo.CALL),
     "hunyuan_image": Tiny(hunyuan_image.build, hunyuan_image.CALL),
+    "sd3": Tiny(sd3.build, sd3.CALL),
+    "chroma": Tiny(chroma.build, chroma.CALL),
+    "cogview4": Tiny(cogview4.build, cogview4.CALL),
+    "lumina2": Tiny(lumina2.build, lumina2.CALL),
     "wan": Tiny(wan.build_t2v, wan.CALL),
     "wan_two": Tiny(wan.build_two, wan.CALL_TWO),
     "wan_i2v": Tiny(wan.build_i2v, wan.CALL_IMAGE),
@@ -94,6 +102,10 @@ PIPELINES = {
     "JoyImageEditPipeline": "joy_image_edit",
     "BriaFiboPipeline": "bria_fibo",
     "HunyuanImagePipeline": "hunyuan_image",
+    "StableDiffusion3Pipeline": "sd3",
+    "ChromaPipeline": "chroma",
+    "CogView4Pipeline": "cogview4",
+    "Lumina2Pipeline": "lumina2",
     "WanPipeline": "wan",
     "WanImageToVideoPipeline": "wan_i2v",
 }

@@ -14,6 +14,7 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    PreTrainedModel,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -116,7 +117,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     return tokenizer
 
 
-def clip_text_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
+def clip_text_model(
+    tokenizer: CLIPTokenizer, seed: int, kind: type[PreTrainedModel] = CLIPTextModel
+) -> PreTrainedModel:
+    """A CLIPTextModel or a CLIPTextModelWithProjection."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -129,7 +133,7 @@ def clip_text_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return randomize(CLIPTextModel(config), seed)
+    return randomize(kind(config), seed)
 
 
 def t5_tokenizer(max_length: int) -> T5Tokenizer:
@@ -139,9 +143,9 @@ def t5_tokenizer(max_length: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=max_length)
 
 
-def t5_encoder(tokenizer: T5Tokenizer | ByT5Tokenizer, seed: int) -> T5EncoderModel:
+def t5_encoder(tokenizer: T5Tokenizer | ByT5Tokenizer, seed: int, **changed: Any) -> T5EncoderModel:
     """One table of relative position biases for all layers, gated GELU: the T5 1.1 of FLUX.1."""
-    return randomize(T5EncoderModel(T5Config(**_t5_sizes(tokenizer))), seed)
+    return randomize(T5EncoderModel(T5Config(**{**_t5_sizes(tokenizer), **changed})), seed)
 
 
 def umt5_encoder(tokenizer: T5Tokenizer, seed: int) -> UMT5EncoderModel:

@@ -53,12 +53,12 @@ def qwen_processor(tokenizer: Qwen2Tokenizer, patch_size: int = 14) -> PaddleOCR
 
 def qwen3(kind: type[PreTrainedModel], tokenizer: Qwen2Tokenizer, seed: int, **changed: Any) -> PreTrainedModel:
     """A Qwen3Model or a Qwen3ForCausalLM."""
-    return randomize(kind(Qwen3Config(**{**_language(tokenizer), "head_dim": 8, **changed})), seed)
+    return randomize(kind(Qwen3Config(**{**decoder_sizes(tokenizer), "head_dim": 8, **changed})), seed)
 
 
 def qwen2_5_vl(tokenizer: Qwen2Tokenizer, seed: int, **changed: Any) -> Qwen2_5_VLForConditionalGeneration:
     config = Qwen2_5_VLConfig(
-        text_config=_language(tokenizer) | {"rope_parameters": _rope([2, 1, 1]), **changed},
+        text_config=decoder_sizes(tokenizer) | {"rope_parameters": _rope([2, 1, 1]), **changed},
         vision_config={
             "depth": 1,
             "hidden_size": 32,
@@ -75,7 +75,7 @@ def qwen2_5_vl(tokenizer: Qwen2Tokenizer, seed: int, **changed: Any) -> Qwen2_5_
 def qwen3_vl(kind: type[PreTrainedModel], tokenizer: Qwen2Tokenizer, seed: int) -> PreTrainedModel:
     """A Qwen3VLModel or a Qwen3VLForConditionalGeneration."""
     config = Qwen3VLConfig(
-        text_config=_language(tokenizer) | {"head_dim": 8, "rope_parameters": _rope([2, 1, 1])},
+        text_config=decoder_sizes(tokenizer) | {"head_dim": 8, "rope_parameters": _rope([2, 1, 1])},
         vision_config={
             "depth": 1,
             "hidden_size": 32,
@@ -103,7 +103,8 @@ def qwen_image_vae_16(seed: int, **changed: Any) -> AutoencoderKLQwenImage:
     return qwen_image_vae(seed, base_dim=2, dim_mult=[1, 1, 4, 4, 4], temperal_downsample=downsample, **changed)
 
 
-def _language(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+def decoder_sizes(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    """The sizes of a small language model, by the names transformers has for them."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,
