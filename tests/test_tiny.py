@@ -22,6 +22,7 @@ SHAPES = {
     "longcat_image_edit": (1, 800, 1312, 3),
     "joy_image_edit": (1, 768, 1280, 3),
     "bria_fibo": (1, 96, 160, 3),
+    "glm_image": (1, 96, 160, 3),
     "wan": (1, 9, 48, 80, 3),
     "wan_two": (1, 9, 48, 80, 3),
     "wan_i2v": (1, 9, 48, 80, 3),
