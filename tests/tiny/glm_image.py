@@ -1,4 +1,7 @@
-"""A tiny GLM-Image: a language model writes coarse image tokens first, ByT5 reads glyphs, the transformer draws."""
+"""A tiny GLM-Image: a language model writes coarse image tokens first, ByT5 reads glyphs, the transformer draws.
+
+It has no call that edits: diffusers 0.42.1 hands transformers 5.23 one row of a picture after the other to tokenize.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,9 @@ def build(path: Path) -> Path:
         condition_dim=16,
         prior_vq_quantizer_codebook_size=CODES,
     )
-    pictures = GlmImageImageProcessorPil(size={"shortest_edge": 64 * 64, "longest_edge": 96 * 160})
+    pictures = GlmImageImageProcessorPil(
+        size={"shortest_edge": 64 * 64, "longest_edge": 96 * 160}, patch_size=16, merge_size=1, temporal_patch_size=1
+    )
     pipe = GlmImagePipeline(
         tokenizer=byte_tokenizer,
         processor=GlmImageProcessor(image_processor=pictures, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE),

@@ -44,16 +44,16 @@ def build(path: Path) -> Path:
 
 def _vae(seed: int) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(
-        base_dim=2,
+        base_dim=4,
         z_dim=16,
-        dim_mult=[1, 1, 4, 4],
+        dim_mult=[1, 1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
         in_channels=12,
         out_channels=12,
         patch_size=2,
         is_residual=True,
-        decoder_base_dim=2,
+        decoder_base_dim=4,
         scale_factor_spatial=16,
     )
     return randomize_vae(vae, seed)

@@ -49,7 +49,7 @@ def build_edit(path: Path) -> Path:
 
 
 def build_edit_plus(path: Path) -> Path:
-    """Several pictures to edit, as Qwen-Image-Edit-2509 and later take them; no modulation for what is not noisy."""
+    """Several pictures to edit, as Qwen-Image-Edit-2509 and later take them."""
     return _save(QwenImageEditPlusPipeline(**_common(qwen_image_vae_16), processor=_processor()), path)
 
 
