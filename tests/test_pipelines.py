@@ -25,6 +25,8 @@ IMAGE_PIPELINES = [name for name in TINY if not name.startswith(ELSEWHERE)]
 ONLY = {"flux2_klein_kv": "tp2"}  # its processors keep keys and values between steps: no sequence may be cut
 EIGHT = "ring2.ulysses2.tp2"
 TOLERANCE = 2e-5  # of pixels in [0, 1], after guidance and a random VAE
+# They encode a megapixel, one pixel of which is near zero: one process in float32 is 3e-5 from float64 there.
+LARGE = {name: 1e-4 for name in ("qwen_image_edit", "qwen_image_edit_plus", "qwen_image_layered")}
 
 
 def picture(path: Path, call: dict[str, Any], layout: str | None) -> np.ndarray:
@@ -53,7 +55,7 @@ def check(ranks: Ranks, folder: Path, name: str, layout: str) -> None:
         want = picture(path, call, None)
     assert want.std() > 0.05
     for got in ranks.run(picture, ParallelismConfig.parse(layout).world_size, path, call, layout):
-        assert np.abs(got - want).max() <= TOLERANCE
+        assert np.abs(got - want).max() <= LARGE.get(name, TOLERANCE)
 
 
 @pytest.mark.parametrize(
