@@ -26,7 +26,7 @@ ONLY = {"flux2_klein_kv": "tp2"}  # its processors keep keys and values between 
 EIGHT = "ring2.ulysses2.tp2"
 TOLERANCE = 2e-5  # of pixels in [0, 1], after guidance and a random VAE
 # They encode a megapixel, one pixel of which is near zero: one process in float32 is 3e-5 from float64 there.
-LARGE = {name: 1e-4 for name in ("qwen_image_edit", "qwen_image_edit_plus", "qwen_image_layered")}
+LARGE = dict.fromkeys(("qwen_image_edit", "qwen_image_edit_plus", "qwen_image_layered"), 1e-4)
 
 
 def picture(path: Path, call: dict[str, Any], layout: str | None) -> np.ndarray:
