@@ -1,20 +1,15 @@
 """A ControlNet beside its transformer, parallelized if it is named and whole if not, equals one process."""
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
-import diffusers
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.models import CONTROLNETS
-from tests.controlnets import MAKERS, Pair, build, enable, parallel, run, several
+from tests.controlnets import MAKERS, build, parallel, run
 from tests.ranks import Ranks
-from tests.test_api import state
 from tests.transformers import SHAPES, relative_error
 
 F32, F64 = torch.float32, torch.float64

@@ -2,16 +2,21 @@
 
 import math
 import string
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from PIL import Image
 from torch import nn
 from transformers import (
+    ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     GemmaTokenizer,
     LlamaTokenizer,
+    PreTrainedModel,
     Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
@@ -20,14 +25,21 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-# The prompt template of diffusers' Qwen-Image pipeline: the pipeline drops its first 34 tokens, so our tokenizer has
-# to spell it in as many tokens as the real one does, a token a word.
+# The prompt templates of diffusers' Qwen-Image pipelines: they drop their first 34 or 64 tokens, so our tokenizer has
+# to spell them in as many tokens as the real one does, a token a word.
 QWEN_TEMPLATE = (
     "system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of "
     "the objects and background:\nuser\nassistant\n"
 )
+QWEN_EDIT_TEMPLATE = (
+    "system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), then "
+    "explain how the user's text instruction should alter or modify the image. Generate a new image that meets the "
+    "user's requirements while maintaining consistency with the original input where appropriate.\nuser\nassistant\n"
+)
 WORDS = "a photo of red green blue yellow circle square triangle cat dog sign on the left right background and"
-CORPUS = [WORDS, QWEN_TEMPLATE, SYSTEM_MESSAGE]
+CORPUS = [WORDS, QWEN_TEMPLATE, QWEN_EDIT_TEMPLATE, SYSTEM_MESSAGE]
+PICTURE = Image.linear_gradient("L").convert("RGB").resize((80, 48))
+MASK = Image.linear_gradient("L").rotate(90).resize((80, 48)).point(lambda value: 255 * (value > 127))
 
 
 def randomize(module: nn.Module, seed: int) -> nn.Module:
@@ -61,13 +73,52 @@ def randomize_vae(vae: nn.Module, seed: int) -> nn.Module:
     return vae
 
 
+def flow_scheduler(**changed: Any) -> FlowMatchEulerDiscreteScheduler:
+    """A shift that depends on the number of tokens, as most pipelines have it."""
+    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, "use_dynamic_shifting": True, **changed})
+
+
+def autoencoder_kl(seed: int, levels: int = 4, **changed: Any) -> AutoencoderKL:
+    """A picture becomes `latent_channels` of a 2 ** (levels - 1) times lower and narrower one."""
+    sizes: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": (8,) * (levels - 2) + (16, 16),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+    }
+    return randomize_vae(AutoencoderKL(**{**sizes, **changed}), seed)
+
+
+def flux2_vae(seed: int) -> AutoencoderKLFlux2:
+    """Its latents are packed and normalized by the statistics of a batch norm."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    generator = torch.Generator().manual_seed(seed + 100)
+    vae.bn.running_mean.normal_(0, 0.1, generator=generator)
+    vae.bn.running_var.uniform_(0.5, 1.5, generator=generator)
+    return randomize_vae(vae, seed)
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     tokenizer = CLIPTokenizer().train_new_from_iterator(CORPUS, vocab_size=1000, show_progress=False)
     tokenizer.model_max_length = 77
     return tokenizer
 
 
-def clip_text_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
+def clip_text_model(
+    tokenizer: CLIPTokenizer, seed: int, kind: type[PreTrainedModel] = CLIPTextModel
+) -> PreTrainedModel:
+    """A CLIPTextModel or a CLIPTextModelWithProjection."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -80,7 +131,7 @@ def clip_text_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return randomize(CLIPTextModel(config), seed)
+    return randomize(kind(config), seed)
 
 
 def t5_tokenizer(max_length: int) -> T5Tokenizer:
@@ -90,9 +141,9 @@ def t5_tokenizer(max_length: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=max_length)
 
 
-def t5_encoder(tokenizer: T5Tokenizer, seed: int) -> T5EncoderModel:
+def t5_encoder(tokenizer: T5Tokenizer | ByT5Tokenizer, seed: int, **changed: Any) -> T5EncoderModel:
     """One table of relative position biases for all layers, gated GELU: the T5 1.1 of FLUX.1."""
-    return randomize(T5EncoderModel(T5Config(**_t5_sizes(tokenizer))), seed)
+    return randomize(T5EncoderModel(T5Config(**{**_t5_sizes(tokenizer), **changed})), seed)
 
 
 def umt5_encoder(tokenizer: T5Tokenizer, seed: int) -> UMT5EncoderModel:
@@ -100,7 +151,7 @@ def umt5_encoder(tokenizer: T5Tokenizer, seed: int) -> UMT5EncoderModel:
     return randomize(UMT5EncoderModel(UMT5Config(**_t5_sizes(tokenizer))), seed)
 
 
-def _t5_sizes(tokenizer: T5Tokenizer) -> dict:
+def _t5_sizes(tokenizer: T5Tokenizer | ByT5Tokenizer) -> dict:
     return {
         "vocab_size": len(tokenizer),
         "d_model": 32,

@@ -1,18 +1,26 @@
-"""A tiny Qwen-Image: double-stream blocks throughout, Qwen2.5-VL as the text encoder, a video VAE."""
+"""Tiny Qwen-Image pipelines: double-stream blocks throughout, Qwen2.5-VL as the text encoder, a video VAE."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffusers import (
-    AutoencoderKLQwenImage,
-    FlowMatchEulerDiscreteScheduler,
+    DiffusionPipeline,
+    QwenImageControlNetInpaintPipeline,
+    QwenImageControlNetModel,
+    QwenImageControlNetPipeline,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageLayeredPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from .parts import byte_bpe_tokenizer, randomize, randomize_vae
+from .parts import MASK, PICTURE, flow_scheduler, randomize
+from .qwen import HIDDEN, qwen2_5_vl, qwen_image_vae, qwen_image_vae_16, qwen_processor, qwen_tokenizer
 
-CALL = {
+CALL: dict[str, Any] = {
     "prompt": "a photo of a red circle on a blue background",
     "negative_prompt": "a green square",
     "true_cfg_scale": 2.0,
@@ -20,81 +28,85 @@ CALL = {
     "height": 48,
     "width": 80,
 }
-SPECIAL_TOKENS = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
+# These pipelines scale what they edit to a megapixel, so their VAE compresses more; 3 x 5 tokens again.
+CALL_EDIT: dict[str, Any] = {**CALL, "height": 96, "width": 160, "image": PICTURE}
+CALL_EDIT_PLUS: dict[str, Any] = {**CALL_EDIT, "image": [PICTURE, PICTURE.rotate(90, expand=True)]}
+CALL_LAYERED: dict[str, Any] = {
+    **{key: value for key, value in CALL.items() if key not in ("height", "width")},
+    "image": PICTURE.convert("RGBA"),
+    "layers": 2,
+}
+CALL_CONTROL: dict[str, Any] = {**CALL, "control_image": PICTURE}
+CALL_CONTROL_INPAINT: dict[str, Any] = {**CALL_CONTROL, "control_mask": MASK}
 
 
 def build(path: Path) -> Path:
-    tokenizer = byte_bpe_tokenizer(SPECIAL_TOKENS)
-    pipe = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(
+    return _save(QwenImagePipeline(**_common()), path)
+
+
+def build_edit(path: Path) -> Path:
+    return _save(QwenImageEditPipeline(**_common(qwen_image_vae_16), processor=_processor()), path)
+
+
+def build_edit_plus(path: Path) -> Path:
+    """Several pictures to edit, as Qwen-Image-Edit-2509 and later take them."""
+    return _save(QwenImageEditPlusPipeline(**_common(qwen_image_vae_16), processor=_processor()), path)
+
+
+def build_layered(path: Path) -> Path:
+    """A picture taken apart into layers, which are drawn together."""
+    parts = _common(partial(qwen_image_vae_16, input_channels=4), use_layer3d_rope=True, use_additional_t_cond=True)
+    return _save(QwenImageLayeredPipeline(**parts, processor=_processor()), path)
+
+
+def build_controlnet(path: Path) -> Path:
+    return _save(QwenImageControlNetPipeline(**_common(), controlnet=_controlnet(seed=4)), path)
+
+
+def build_controlnet_inpaint(path: Path) -> Path:
+    """The mask comes in as one more latent channel."""
+    controlnet = _controlnet(seed=4, extra_condition_channels=4)
+    return _save(QwenImageControlNetInpaintPipeline(**_common(), controlnet=controlnet), path)
+
+
+def _save(pipe: DiffusionPipeline, path: Path) -> Path:
+    pipe.save_pretrained(path)
+    return path
+
+
+def _processor() -> Any:
+    return qwen_processor(qwen_tokenizer())
+
+
+def _common(vae: Callable[..., Any] = qwen_image_vae, **transformer: Any) -> dict[str, Any]:
+    tokenizer = qwen_tokenizer()
+    return {
+        "scheduler": flow_scheduler(
             base_shift=0.5,
             max_shift=0.9,
             base_image_seq_len=256,
             max_image_seq_len=8192,
             shift_terminal=0.02,
-            use_dynamic_shifting=True,
+            shift=1.0,
             time_shift_type="exponential",
         ),
-        vae=_vae(seed=1),
-        text_encoder=_text_encoder(tokenizer, seed=2),
-        tokenizer=tokenizer,
-        transformer=_transformer(seed=3),
-    )
-    pipe.save_pretrained(path)
-    return path
+        "vae": vae(seed=1),
+        "text_encoder": qwen2_5_vl(tokenizer, seed=2),
+        "tokenizer": tokenizer,
+        "transformer": randomize(QwenImageTransformer2DModel(**_SIZES, **transformer), seed=3),
+    }
 
 
-def _transformer(seed: int) -> QwenImageTransformer2DModel:
-    transformer = QwenImageTransformer2DModel(
-        in_channels=64,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=8,
-        joint_attention_dim=32,
-        axes_dims_rope=(4, 6, 6),
-    )
-    return randomize(transformer, seed)
+_SIZES: dict[str, Any] = {
+    "in_channels": 64,
+    "out_channels": 16,
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 8,
+    "joint_attention_dim": HIDDEN,
+    "axes_dims_rope": (4, 6, 6),
+}
 
 
-def _vae(seed: int) -> AutoencoderKLQwenImage:
-    return randomize_vae(AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1), seed)
-
-
-def _text_encoder(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    token_id = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
-            "bos_token_id": None,
-            "eos_token_id": token_id("<|im_end|>"),
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 4,
-            "out_hidden_size": 32,
-            "fullatt_block_indexes": [0],
-        },
-        image_token_id=token_id("<|image_pad|>"),
-        video_token_id=token_id("<|video_pad|>"),
-        vision_start_token_id=token_id("<|vision_start|>"),
-        vision_end_token_id=token_id("<|vision_end|>"),
-    )
-    return randomize(Qwen2_5_VLForConditionalGeneration(config), seed)
+def _controlnet(seed: int, **changed: Any) -> QwenImageControlNetModel:
+    return randomize(QwenImageControlNetModel(**{**_SIZES, "num_layers": 1}, **changed), seed)
