@@ -27,13 +27,13 @@ def print_examples() -> None:
 
     console.print(line("EXAMPLE", "SIZE", "STEPS", "CFG", "NEEDS") + ("   MODEL" if wide else ""), style="bold")
     for example in EXAMPLES.values():
-        added = [part.model for part in (example.lora, example.controlnet) if part]
-        model = "ships with ditmesh" if example.folder_variable is None else " + ".join([example.model, *added])
+        added = [f"+ {part.model}" for part in (example.lora, example.controlnet) if part]
+        models = ["ships with ditmesh" if example.folder_variable is None else example.model, *added]
         guidance = "" if example.guidance is None else f"{example.guidance:g}"
         steps = "" if example.steps is None else str(example.steps)
         row = line(example.name, example.size, steps, guidance, example.input)
-        console.print(f"{row:<{sum(widths) + 8}}  {model}" if wide else row, soft_wrap=True)
-        if not wide:
+        console.print(f"{row:<{sum(widths) + 8}}  {' '.join(models)}" if wide else row, soft_wrap=True)
+        for model in [] if wide else models:
             console.print(f"    {model}", style="dim", soft_wrap=True)
     console.print()
     console.print("NEEDS says what --image-path and --mask-image-path have to give.", style="dim")
