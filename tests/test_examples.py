@@ -40,17 +40,17 @@ def arguments_of(call: Mapping[str, Any], example: Example, folder: Path) -> lis
         flags += ["--num-frames", call["num_frames"]]
     plain = (str, int, float, type(None), tuple)
     literals = {name: x for name, x in call.items() if name not in (*FLAGS, "num_frames") and isinstance(x, plain)}
-    height, width = call.get("height", 48), call.get("width", 80)
     needed = example.images and example.images.needed and (example.images.image, example.images.mask)
     for flag, argument in zip(("--image-path", "--mask-image-path"), needed or (), strict=False):
         if argument:
-            given = call.get(argument, Image.linear_gradient("L").resize((width, height)))
+            given = call.get(argument, Image.linear_gradient("L").resize((160, 96)))
             file = folder / f"{argument}.png"
             (given[0] if isinstance(given, list) else given).save(file)
             flags += [flag, file]
     return [*flags, "--extra-input-kwargs", repr(literals)]
 
 
+@pytest.mark.filterwarnings("ignore")  # what a pipeline of diffusers warns of is its own affair
 @pytest.mark.parametrize("name", TINY)
 def test_examples_draw_with_the_tiny_pipelines_of_their_class(name, root, generate, tmp_path):
     model = tiny_path(name, root)

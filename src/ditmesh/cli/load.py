@@ -11,6 +11,8 @@ from ditmesh.cli.checks import diffusers_class
 from ditmesh.cli.job import Job
 from ditmesh.cli.weights import Part
 
+SHOWN = 200  # letters of what peft has to say, which may name every module
+
 
 class Notes(logging.Handler):
     """Keeps what the library has to say while it works."""
@@ -58,11 +60,13 @@ def path(source: str) -> Path | str:
 
 def load_lora(pipe: Any, job: Job) -> None:
     assert job.lora is not None
-    pipe.load_lora_weights(str(job.lora.file.parent), weight_name=job.lora.file.name)
+    other = f"{job.lora.file} holds no weights for this {job.example.pipeline}; it was made for another model"
+    try:
+        pipe.load_lora_weights(str(job.lora.file.parent), weight_name=job.lora.file.name)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{other}: {' '.join(str(error).split())[:SHOWN]} ...") from error
     if not pipe.get_list_adapters():
-        raise ValueError(
-            f"{job.lora.file} holds no weights for a {job.example.pipeline}; it was made for another model."
-        )
+        raise ValueError(f"{other}.")
     if job.lora.fuse:
         pipe.fuse_lora()
         pipe.unload_lora_weights()
