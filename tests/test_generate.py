@@ -57,7 +57,7 @@ def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path)
 
     assert [title for title in ("Init Config", "Input", "Output") if title not in lines] == []
     assert "CPU x 2" in text
-    assert "ulysses2, text_encoder shared, text_encoder_2 shared, vae shared" in text
+    assert "ulysses2 with text_encoder_2, vae shared" in text
     assert re.search(r"kept whole\s+CLIPTextModel: 0.\d MiB, it is small", text)
     assert size(tmp_path / "flux.48x80.ulysses2.png") == (80, 48)
     assert (tmp_path / "flux.48x80.ulysses2.verify.png").exists()

@@ -161,7 +161,8 @@ def fail_aloud(kind: type[BaseException], error: BaseException, trace: Traceback
     except FileExistsError:
         pass  # another rank failed first, and this one mostly lost its connection to it
     else:
-        print(f"rank {os.environ['RANK']} failed: {describe(error)}", file=sys.stderr, flush=True)
+        # Not sys.stderr, in whose place torch.distributed has a buffer while this runs.
+        print(f"rank {os.environ['RANK']} failed: {describe(error)}", file=sys.__stderr__, flush=True)
     fail(kind, error, trace)
 
 

@@ -11,6 +11,7 @@ from ditmesh.cli.checks import diffusers_class
 from ditmesh.cli.job import Job
 from ditmesh.cli.weights import Part
 
+KEPT_WHOLE = "every rank keeps the whole of "  # so the library says it
 SHOWN = 200  # letters of what peft has to say, which may name every module
 
 
@@ -90,7 +91,7 @@ def share_out(pipe: Any, job: Job) -> list[str]:
     finally:
         logger.removeHandler(notes)
         logger.setLevel(level)
-    return notes.lines
+    return [line.removeprefix(KEPT_WHOLE) for line in notes.lines if line.startswith(KEPT_WHOLE)]
 
 
 def compile_blocks(pipe: Any, job: Job) -> None:

@@ -52,7 +52,9 @@ def run(job: Job, world: World) -> int:
     if not first:
         return 0
 
-    facts = summary.output_facts(job, name_of(device), load_seconds, warmups, [seconds for seconds, _ in drawn])
+    seconds = [seconds for seconds, _ in drawn]
+    with_it = summary.shared(job, whole)
+    facts = summary.output_facts(job, name_of(device), with_it, load_seconds, warmups, seconds)
     summary.print_facts(console, "Output", facts)
     if peaks:
         summary.print_memory(console, peaks.gauge.title, ranks)

@@ -62,8 +62,8 @@ def init_facts(job: Job, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
         "LoRA": job.lora and f"{job.lora.file}, {'fused' if job.lora.fuse else 'not fused'}",
         "dtype": dtype,
         "layout": job.layout,
-        "shared too": ", ".join(job.layout.extra_parallel_modules),
-        "kept whole": "\n".join(line.removeprefix("every rank keeps the whole of ") for line in whole),
+        "shared too": ", ".join(shared(job, whole)),
+        "kept whole": "\n".join(whole),
         "attention": options.attn,
         "memory": "only the part that runs is on the GPU" if options.cpu_offload else "",
         "compiled": "the transformers' repeated blocks" if options.compile else "",
@@ -72,6 +72,12 @@ def init_facts(job: Job, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
     changed = {"steps": options.warmup_steps, "prompt": options.warmup_prompt, "seed": options.warmup_seed}
     told = ", ".join(f"{name} {value!r}" for name, value in changed.items() if value is not None)
     return {name: fact for name, fact in facts.items() if fact} | ({"warm-up": told} if told else {})
+
+
+def shared(job: Job, whole: Sequence[str]) -> list[str]:
+    """The components that are really shared beside the transformer."""
+    classes = {line.split(":")[0] for line in whole}
+    return [name for name in job.layout.extra_parallel_modules if job.facts.components.get(name) not in classes]
 
 
 def input_facts(job: Job) -> dict[str, Any]:
@@ -91,14 +97,20 @@ def _shown(value: Any) -> Any:
 
 
 def output_facts(
-    job: Job, device: str, load_seconds: float, warmup_seconds: Sequence[float], seconds: Sequence[float]
+    job: Job,
+    device: str,
+    with_it: Sequence[str],
+    load_seconds: float,
+    warmup_seconds: Sequence[float],
+    seconds: Sequence[float],
 ) -> dict[str, Any]:
+    """What was done and how long it took; ``with_it`` are the components shared beside the transformer."""
     mean = f"{statistics.mean(seconds):.2f} s"
     if len(seconds) > 1:
         mean += f" (mean of {len(seconds)}: {min(seconds):.2f} to {max(seconds):.2f} s)"
     return {
         "model": job.example.name,
-        "optimization": ", ".join([str(job.layout), *(f"{name} shared" for name in job.layout.extra_parallel_modules)]),
+        "optimization": f"{job.layout} with {', '.join(with_it)} shared" if with_it else job.layout,
         "device": f"{device} x {job.layout.world_size}",
         "load time": f"{load_seconds:.2f} s",
         "warmup time": f"{sum(warmup_seconds):.2f} s" if warmup_seconds else "none",
