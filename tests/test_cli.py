@@ -195,7 +195,7 @@ def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
 def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, monkeypatch):
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    (line,) = refused("flux", "--model-path", weightless, "--parallel", "ring2", "--attn", "_native_cudnn")
+    (line,) = refused("flux", "--model-path", weightless, "--parallel", "ring2", "--attn", "sage")
     assert [word for word in ("--attn", "ring_size=2", "log-sum-exp", "use one of native") if word not in line] == []
 
 

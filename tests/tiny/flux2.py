@@ -75,7 +75,7 @@ def _text_encoder(tokenizer: PreTrainedTokenizerFast, seed: int) -> Mistral3ForC
             "hidden_size": HIDDEN,
             "intermediate_size": 32,
             "num_hidden_layers": 31,  # the pipeline reads the outputs of layers 10, 20 and 30 unless told otherwise
-            "num_attention_heads": 4,
+            "num_attention_heads": 8,
             "num_key_value_heads": 2,
             "head_dim": 8,
             "max_position_embeddings": 1024,
