@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
 from hypothesis import settings
+from transformers.utils import logging as transformers_logging
 
 from tests.ranks import Ranks
 
@@ -22,6 +24,26 @@ def ranks() -> Iterator[Ranks]:
     pool = Ranks()
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def generate(monkeypatch, tmp_path, capsys):
+    """Run `ditmesh generate` in this process and in an empty folder: its exit code, stdout and stderr."""
+    from ditmesh.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    loud = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["generate", *map(str, arguments)])
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    yield run
+    transformers_logging.set_verbosity(loud[0])
+    diffusers_logging.set_verbosity(loud[1])
+    transformers_logging.enable_progress_bar()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,13 +10,10 @@ import pytest
 
 from ditmesh import ParallelismConfig, config
 from ditmesh.cli import main
-from ditmesh.cli.examples import EXAMPLES, find_example, for_pipeline
+from ditmesh.cli.call import call_arguments
+from ditmesh.cli.examples import ABSENT, EXAMPLES, find_example, for_pipeline
 from ditmesh.cli.job import World, choose_layout, prepare
 from ditmesh.cli.options import WORDS, Options
-
-NOTHING_ASKED = dict.fromkeys(Options.__annotations__) | dict.fromkeys(
-    ("vae_tiling", "vae_slicing", "track_memory", "verify"), False
-)
 
 
 @pytest.fixture
@@ -24,7 +21,13 @@ def weightless(tmp_path):
     """A saved FLUX.1 of 8 heads without a single weight: whatever loads it fails."""
     folder = tmp_path / "weightless"
     (folder / "transformer").mkdir(parents=True)
-    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    index = {
+        "_class_name": "FluxPipeline",
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": [None, None],
+        "text_encoder_out_layers": [9, 18],
+    }
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
     return str(folder)
@@ -47,7 +50,7 @@ def refused(capsys, monkeypatch, tmp_path):
 
 
 def options(**asked) -> Options:
-    return Options(**(NOTHING_ASKED | {"example": "flux", "repeat": 1} | asked))
+    return Options(example="flux", **asked)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"]], ids=" ".join)
@@ -106,6 +109,27 @@ def test_the_words_are_those_of_the_config():
         ("--fps 9", ["--fps", "FluxPipeline makes pictures"]),
         ("--verify", ["--verify", "this is one process", "add --parallel"]),
         ("--warmup 0 --warmup-steps 2", ["--warmup-steps", "add --warmup 1"]),
+        ("--warmup 0 --warmup-seed 2", ["--warmup-seed", "add --warmup 1"]),
+        ("--warmup 0 --warmup-prompt dog", ["--warmup-prompt", "add --warmup 1"]),
+        ("--skip-neg", ["--skip-neg", "no negative prompt"]),
+        ("--skip-neg --negative-prompt x", ["--skip-neg", "use one of them"]),
+        ("--parallel-text", ["--parallel-text", "add --parallel"]),
+        ("--parallel tp2 --parallel-text", ["FluxPipeline has no text encoder", "leave it out"]),
+        ("--parallel tp2 --parallel-controlnet", ["FluxPipeline has no ControlNet", "leave it out"]),
+        ("--parallel ulysses --nproc 1 --parallel-vae", ["--parallel-vae", "add --parallel"]),
+        ("--image-path cat.png", ["--image-path", "flux takes no such image"]),
+        ("--mask-image-path cat.png", ["--mask-image-path", "flux takes no such image"]),
+        ("--input-height 8", ["--input-height", "add --image-path"]),
+        ("--controlnet-path x/y", ["--controlnet-path", "FluxPipeline has no ControlNet"]),
+        ("--transformer-path weightless", ["--transformer-path weightless", "no class of diffusers"]),
+        ("--transformer-path /nowhere", ["no folder /nowhere", "--transformer-path"]),
+        ("--lora-path /nowhere", ["no folder /nowhere", "--lora-path"]),
+        ("--lora-path weightless", ["--lora-path weightless", "none; check the folder"]),
+        ("--lora-path weightless/model_index.json", ["no .safetensors file"]),
+        ("--lora-weight-name a.safetensors", ["--lora-weight-name", "add --lora-path"]),
+        ("--disable-fuse-lora", ["--disable-fuse-lora", "add --lora-path"]),
+        ("--attn flush", ["--attn", "no attention backend 'flush'", "native"]),
+        ("--cpu-offload", ["--cpu-offload", "no GPU can be seen"]),
         ("--generator-device tpu", ["'tpu'", "cpu or cuda"]),
         ("--extra-input-kwargs {a", ["'{a'", "no Python dict"]),
         ("--extra-input-kwargs 3", ["'3'", "no dict"]),
@@ -127,10 +151,12 @@ def test_wrong_input_is_one_line_and_nothing_is_loaded(refused, weightless, argu
     [
         ("flax", ["no example 'flax'", "did you mean 'flux'?"]),
         ("zzz", ["no example 'zzz'", "demo, flux, flux2"]),
-        ("flux --model-path /nowhere/at/all", ["no folder /nowhere/at/all", "pipe.save_pretrained"]),
-        ("flux --model-path .", [". has no model_index.json", "pipe.save_pretrained"]),
+        ("boogu_image_edit", ["no example 'boogu_image_edit': diffusers has no pipeline for it"]),
+        ("flux_nunchaku", ["nunchaku", "use flux"]),
+        ("flux --model-path /nowhere/at/all", ["no folder /nowhere/at/all", "save_pretrained"]),
+        ("flux --model-path .", [". has no model_index.json", "save_pretrained"]),
     ],
-    ids=["a typo", "no such example", "no such folder", "no pipeline"],
+    ids=["a typo", "no such example", "no pipeline", "nunchaku", "no such folder", "no model"],
 )
 def test_what_is_not_there_is_named(refused, arguments, words):
     (line,) = refused(*arguments.split())
@@ -164,6 +190,23 @@ def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
         for name, value in {"RANK": rank, "WORLD_SIZE": 3, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 3}.items():
             monkeypatch.setenv(name, str(value))
         assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
+
+
+def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, monkeypatch):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    (line,) = refused("flux", "--model-path", weightless, "--parallel", "ring2", "--attn", "sage")
+    assert [word for word in ("--attn", "ring_size=2", "log-sum-exp", "use one of native") if word not in line] == []
+
+
+def test_an_interrupt_while_importing_is_one_line():
+    script = (
+        "import os, signal, sys\nfrom ditmesh.cli import main\n"
+        "def strike(event, given): event == 'import' and given[0] == 'diffusers' and os.kill(os.getpid(), 2)\n"
+        "sys.addaudithook(strike)\nsys.argv[1:] = ['generate', 'demo']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped by SIGINT\n")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +251,41 @@ def test_an_example_fits_the_pipeline_it_is_given():
         for_pipeline(find_example("demo"), "StableDiffusionPipeline")
 
 
-def test_every_example_names_a_pipeline_that_diffusers_has():
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_calls_its_pipeline_by_arguments_it_has(name):
+    import inspect
+
+    from ditmesh.cli.checks import diffusers_class
+
+    example = EXAMPLES[name]
+    takes = inspect.signature(diffusers_class(example.pipeline).__call__).parameters
+    images = example.images and [argument for argument in (example.images.image, example.images.mask) if argument]
+    call, _ = call_arguments(Options(name), example)
+    assert set(call) | set(images or []) <= set(takes)
+
+
+def test_no_pipeline_has_appeared_for_what_is_absent():
     import diffusers
 
-    assert all(example.pipeline in dir(diffusers) for example in EXAMPLES.values())
+    assert [name for name in dir(diffusers) if "Boogu" in name] == []
+    assert not set(ABSENT) & set(EXAMPLES)
+
+
+def test_every_sharable_component_is_named_by_its_flag(weightless, tmp_path):
+    index = json.loads((tmp_path / "weightless" / "model_index.json").read_text())
+    for name, kind in (
+        ("text_encoder", "CLIPTextModel"),
+        ("text_encoder_2", "T5EncoderModel"),
+        ("vision_language_encoder", "GlmImageForConditionalGeneration"),
+    ):
+        index[name] = ["transformers", kind]
+    (tmp_path / "weightless" / "model_index.json").write_text(json.dumps(index))
+    asked = options(model_path=weightless, parallel="tp2", parallel_text=True, parallel_vae=True)
+    shared = prepare(asked, World()).layout.extra_parallel_modules
+    assert set(shared) == {"text_encoder", "text_encoder_2", "vision_language_encoder", "vae"}
+
+
+def test_the_frame_rate_reaches_a_pipeline_that_has_to_know_it():
+    example = EXAMPLES["ltx2_t2v"]
+    assert call_arguments(Options("ltx2_t2v", fps=12), example)[0]["frame_rate"] == 12
+    assert call_arguments(Options("ltx2_t2v"), example)[0]["frame_rate"] == 24

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from ditmesh.cli import memory, output, verify
+from tests.lora import save_lora
 from tests.tiny import tiny_path
 
 SMALL = ["--height", "48", "--width", "80", "--steps", "2", "--warmup", "0"]
@@ -39,7 +40,9 @@ def size(picture: Path) -> tuple[int, int]:
 
 
 def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path):
-    flags = ["--model-path", flux, *SMALL, "--parallel", "ulysses2", "--track-memory", "--verify"]
+    lora = str(save_lora(flux, tmp_path))
+    shared = ["--parallel", "ulysses2", "--parallel-text", "--parallel-vae"]
+    flags = ["--model-path", flux, *SMALL, *shared, "--lora-path", lora, "--track-memory", "--verify"]
     lines, err = run(tmp_path, sys.executable, "-m", "ditmesh", "generate", "flux", *flags)
     text = "\n".join(lines)
 
@@ -54,18 +57,40 @@ def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path)
 
     assert [title for title in ("Init Config", "Input", "Output") if title not in lines] == []
     assert "CPU x 2" in text
+    assert "ulysses2 with text_encoder_2, vae shared" in text
+    assert re.search(r"kept whole\s+CLIPTextModel: 0.\d MiB, it is small", text)
     assert size(tmp_path / "flux.48x80.ulysses2.png") == (80, 48)
     assert (tmp_path / "flux.48x80.ulysses2.verify.png").exists()
     assert err.count("drawing:   0%") == 1  # one bar for two ranks
     assert "Traceback" not in err
 
 
-def test_torchrun_shares_out_its_ranks_by_a_word(flux, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    flags = ["flux", "--model-path", flux, *SMALL, "--parallel", "tp", "--save-path", "made/here/tp.png"]
-    lines, _ = run(tmp_path, *torchrun, "-m", "ditmesh.generate", *flags)
-    assert lines[-1] == "saved made/here/tp.png"
-    assert size(tmp_path / "made" / "here" / "tp.png") == (80, 48)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+
+
+def test_torchrun_shares_out_its_ranks_by_a_word(tmp_path):
+    model = str(tiny_path("wan_i2v", tmp_path))
+    Image.linear_gradient("L").save(tmp_path / "start.png")
+    flags = ["wan2.1_i2v", "--model-path", model, *SMALL, "--num-frames", "5", "--image-path", "start.png"]
+    shared = ["--parallel", "tp", "--parallel-text", "--save-path", "made/here/tp.mp4"]
+    lines, _ = run(tmp_path, *TORCHRUN, "ditmesh.generate", *flags, *shared, "--verify")
+    assert "saved made/here/tp.mp4" in lines
+    (verified,) = [line for line in lines if line.startswith("verify: ")]
+    assert float(re.search(r"max \|difference\| (\S+)", verified)[1]) <= 1e-5
+    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "made" / "here" / "tp.mp4"))[0] == 5
+
+
+def test_what_fails_on_every_rank_of_torchrun_is_told_once(flux, tmp_path):
+    flags = ["flux", "--model-path", flux, *SMALL, "--parallel", "tp"]
+    wrong = ["--extra-input-kwargs", "{'max_sequence_length': 9999}"]
+    done = subprocess.run(
+        [*TORCHRUN, "ditmesh.generate", *flags, *wrong], cwd=tmp_path, capture_output=True, text=True, timeout=280
+    )
+    told = [line for line in done.stderr.splitlines() if line.startswith("rank ")]
+    assert len(told) == 1
+    assert re.fullmatch(r"rank [01] failed: `?max_sequence_length`? .*9999", told[0])
+    assert "ditmesh/cli" not in done.stderr
+    assert done.returncode == 1
 
 
 class Counting:

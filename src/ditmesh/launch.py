@@ -148,6 +148,24 @@ def fail(kind: type[BaseException], error: BaseException, trace: TracebackType |
     os._exit(1)
 
 
+def speak_once() -> None:
+    """Under a torchrun that ditmesh did not start, have one rank of a machine tell of a failure, not each of them."""
+    if sys.excepthook is sys.__excepthook__ and "TORCHELASTIC_ERROR_FILE" in os.environ:
+        sys.excepthook = fail_aloud
+
+
+def fail_aloud(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    of_this_machine = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1]
+    try:
+        (of_this_machine / "told").touch(exist_ok=False)
+    except FileExistsError:
+        pass  # another rank failed first, and this one mostly lost its connection to it
+    else:
+        # Not sys.stderr, in whose place torch.distributed has a buffer while this runs.
+        print(f"rank {os.environ['RANK']} failed: {describe(error)}", file=sys.__stderr__, flush=True)
+    fail(kind, error, trace)
+
+
 def main() -> None:
     """Be one rank: run the module named first on the command line, with the arguments after it."""
     die_with_parent()

@@ -9,7 +9,7 @@ def check_devices(job: Job, ranks_here: int) -> None:
     """Refuse what this machine's devices cannot do.
 
     Raises:
-        ValueError: more ranks than GPUs, or noise from a GPU where there is none.
+        ValueError: more ranks than GPUs, or noise from a GPU or offloading to it where there is none.
     """
     gpus = torch.cuda.device_count()
     if gpus and ranks_here > gpus:
@@ -17,8 +17,13 @@ def check_devices(job: Job, ranks_here: int) -> None:
             f"--parallel {job.layout} needs {ranks_here} GPUs on this machine, and {gpus} can be seen; "
             f"name a layout of {gpus} ranks, or check CUDA_VISIBLE_DEVICES."
         )
-    if job.generator_device == "cuda" and not gpus:
+    if job.options.generator_device == "cuda" and not gpus:
         raise ValueError("--generator-device cuda, but no GPU can be seen; use cpu.")
+    if job.options.cpu_offload and not gpus:
+        raise ValueError(
+            "--cpu-offload keeps on the GPU only what runs, and no GPU can be seen: all is on the CPU already; "
+            "leave it out."
+        )
 
 
 def device_of(world: World) -> torch.device:

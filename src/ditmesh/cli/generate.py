@@ -4,44 +4,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
-from ditmesh.cli import options as flags
+from ditmesh.cli.flags import takes
 from ditmesh.cli.job import Job, World, prepare
 from ditmesh.cli.options import Options
-from ditmesh.launch import describe, launch
+from ditmesh.launch import describe, launch, speak_once
 
 MODULE = "ditmesh.generate"
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
 
 
-def generate(
-    context: typer.Context,
-    example: flags.Example,
-    prompt: flags.Prompt = None,
-    negative_prompt: flags.NegativePrompt = None,
-    steps: flags.Steps = None,
-    height: flags.Height = None,
-    width: flags.Width = None,
-    num_frames: flags.Frames = None,
-    fps: flags.Fps = None,
-    seed: flags.Seed = None,
-    generator_device: flags.GeneratorDevice = None,
-    extra_input_kwargs: flags.ExtraInputs = None,
-    save_path: flags.SavePath = None,
-    model_path: flags.ModelPath = None,
-    attn: flags.Attn = None,
-    vae_tiling: flags.VaeTiling = False,
-    vae_slicing: flags.VaeSlicing = False,
-    parallel: flags.Parallel = None,
-    nproc: flags.Nproc = None,
-    warmup: flags.Warmup = None,
-    warmup_steps: flags.WarmupSteps = None,
-    repeat: flags.Repeat = 1,
-    track_memory: flags.TrackMemory = False,
-    verify: flags.Verify = False,
-) -> None:
+@takes(Options)
+def generate(context: typer.Context, **flags: Any) -> None:
     """Draw a picture or a video with one of the examples.
 
     \b
@@ -50,7 +27,8 @@ def generate(
     Under torchrun it is one of them:
       torchrun --nproc_per_node=2 -m ditmesh.generate demo --parallel ulysses
     """
-    if example == "list":
+    options = Options(**flags)
+    if options.example == "list":
         # Imported here, as torch is below: `--help` has no use for it.
         from ditmesh.cli.summary import print_examples
 
@@ -58,7 +36,7 @@ def generate(
         return
     world = World.read(os.environ)
     with refusals(world):
-        job = prepare(Options(**context.params), world)
+        job = prepare(options, world)
     if job.layout.world_size > 1 and not world.launched:
         raise typer.Exit(start_ranks(job, world, context.obj))
     raise typer.Exit(be_a_rank(job, world))
@@ -86,13 +64,15 @@ def start_ranks(job: Job, world: World, arguments: Sequence[str]) -> int:
 def be_a_rank(job: Job, world: World) -> int:
     from ditmesh.cli.quiet import keep_quiet, quiet_imports
 
+    speak_once()
     quiet_imports()
+    from ditmesh.cli.checks import check_job
     from ditmesh.cli.devices import check_devices
-    from ditmesh.cli.run import check_call, run
+    from ditmesh.cli.run import run
 
     with refusals(world):
         check_devices(job, world.ranks_here)
-        check_call(job)
+        job = check_job(job)
     keep_quiet(world.rank == 0)
     try:
         return run(job, world)

@@ -1,19 +1,23 @@
 """Turn flags into a checked job, before anything is loaded or launched."""
 
-import ast
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli.examples import Example, find_example, for_pipeline
+from ditmesh.cli.call import call_arguments
+from ditmesh.cli.examples import find_example, for_pipeline
+from ditmesh.cli.examples.example import Example
+from ditmesh.cli.images import Inputs, find_inputs
 from ditmesh.cli.options import WORDS, Options
 from ditmesh.cli.pipeline_facts import PipelineFacts, read_pipeline
+from ditmesh.cli.weights import LoraWeights, Part, find_controlnet, find_lora, find_transformer
 from ditmesh.planner.checks import check_layout
 
-OURS = ("generator", "output_type", "return_dict")  # arguments of the call that `generate` sets itself
+TEXT_ENCODERS = ("vision_language_encoder",)  # beside text_encoder, text_encoder_2 ...
+CONTROL = "controlnet"
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,28 @@ class Job:
     """All that a run needs; every rank makes the same one from the same command line.
 
     Attributes:
+        options: the flags as given, for what needs no working out.
         model: a folder or hub id, and `facts` what its JSON files say.
+        parts: components that are loaded from elsewhere.
         call: arguments of the pipeline's call, but for the generator and the kind of output.
         asked: those of them that the user gave.
-        save_path: None for a name made of example, size and layout.
+        inputs: the images that go in; `call` gets them when they are opened.
+        warmups: the number of untimed runs.
     """
 
+    options: Options
     example: Example
     model: str
     facts: PipelineFacts
+    parts: tuple[Part, ...]
+    lora: LoraWeights | None
     layout: ParallelismConfig
-    attn: str | None
     call: Mapping[str, Any]
     asked: frozenset[str]
+    inputs: Inputs
     seed: int
-    generator_device: str
-    vae_tiling: bool
-    vae_slicing: bool
-    warmup: int
-    warmup_steps: int
-    repeat: int
+    warmups: int
     fps: int
-    save_path: Path | None
-    track_memory: bool
-    verify: bool
 
 
 def prepare(options: Options, world: World) -> Job:
@@ -80,37 +82,57 @@ def prepare(options: Options, world: World) -> Job:
     named = find_example(options.example)
     layout = choose_layout(options.parallel, options.nproc, world)
     model = options.model_path or os.environ.get(named.folder_variable or "") or named.model
-    facts = read_pipeline(model)
+    transformer = find_transformer(options.transformer_path)
+    facts = read_pipeline(model, transformer[1] if transformer else None)
     example = for_pipeline(named, facts.class_name)
     if layout.world_size > 1:
-        for transformer in facts.transformers.values():
-            check_layout(layout, transformer.class_name, transformer.config, layout.world_size)
-    asked = asked_arguments(options)
-    call = {**default_arguments(example), **asked}
-    warmup = example.warmup if options.warmup is None else options.warmup
-    job = Job(
+        for part in facts.transformers.values():
+            check_layout(layout, part.class_name, part.config, layout.world_size)
+    call, asked = call_arguments(options, example)
+    refuse_idle_flags(options, example, layout, call)
+    check_writable(options.save_path or Path(f"{example.name}{example.suffixes[0]}"), example)
+    shared = shared_parts(options, layout, example, facts)
+    inputs = find_inputs(options, example)
+    controlnet = find_controlnet(options, example, facts)
+    return Job(
+        options=options,
         example=example,
         model=model,
         facts=facts,
-        layout=layout,
-        attn=options.attn,
+        parts=tuple(part for part in (transformer and transformer[0], controlnet) if part),
+        lora=find_lora(options, example),
+        layout=replace(layout, extra_parallel_modules=shared),
         call=call,
-        asked=frozenset(asked),
-        seed=options.seed or 0,
-        generator_device=options.generator_device or "cpu",
-        vae_tiling=options.vae_tiling,
-        vae_slicing=options.vae_slicing,
-        warmup=warmup,
-        warmup_steps=options.warmup_steps or call["num_inference_steps"],
-        repeat=options.repeat,
-        fps=options.fps or 8,
-        save_path=options.save_path,
-        track_memory=options.track_memory,
-        verify=options.verify,
+        asked=asked,
+        inputs=inputs,
+        seed=example.seed if options.seed is None else options.seed,
+        warmups=example.warmup if options.warmup is None else options.warmup,
+        fps=options.fps or example.fps,
     )
-    refuse_idle_flags(options, job)
-    check_writable(options.save_path or Path(f"{example.name}{example.suffixes[0]}"), example)
-    return job
+
+
+def shared_parts(
+    options: Options, layout: ParallelismConfig, example: Example, facts: PipelineFacts
+) -> tuple[str, ...]:
+    """The names of the components that --parallel-text, --parallel-vae and --parallel-controlnet share out.
+
+    Raises:
+        ValueError: the pipeline has no such component, or there are no ranks to share it.
+    """
+    components = [*facts.components, *(["controlnet"] if example.controlnet else [])]
+    texts = [name for name in components if name.startswith("text_encoder") or name in TEXT_ENCODERS]
+    shared: list[str] = []
+    for flag, asked, what, names in (
+        ("--parallel-text", options.parallel_text, "text encoder", texts),
+        ("--parallel-vae", options.parallel_vae, "VAE", [name for name in components if name == "vae"]),
+        ("--parallel-controlnet", options.parallel_controlnet, "ControlNet", [n for n in components if n == CONTROL]),
+    ):
+        if asked and layout.world_size == 1:
+            raise ValueError(f"{flag} shares the {what} over the ranks of a layout; add --parallel, as in ulysses2.")
+        if asked and not names:
+            raise ValueError(f"{flag}: a {example.pipeline} has no {what}; leave it out.")
+        shared += names if asked else []
+    return tuple(dict.fromkeys(shared))
 
 
 def choose_layout(parallel: str | None, nproc: int | None, world: World) -> ParallelismConfig:
@@ -155,64 +177,28 @@ def visible_accelerators(word: str) -> int:
     return count
 
 
-def default_arguments(example: Example) -> dict[str, Any]:
-    """The arguments of the pipeline's call where the user says nothing, by the pipeline's names."""
-    call = {
-        "prompt": example.prompt,
-        "height": example.height,
-        "width": example.width,
-        "num_inference_steps": example.steps,
-        **example.call,
-    }
-    return call | ({"num_frames": example.frames} if example.frames else {})
-
-
-def asked_arguments(options: Options) -> dict[str, Any]:
-    """The arguments of the pipeline's call that the user gave, by the pipeline's names."""
-    given = {
-        "prompt": options.prompt,
-        "negative_prompt": options.negative_prompt,
-        "num_inference_steps": options.steps,
-        "height": options.height,
-        "width": options.width,
-        "num_frames": options.num_frames,
-    }
-    asked = {name: value for name, value in given.items() if value is not None}
-    return asked | extra_arguments(options.extra_input_kwargs)
-
-
-def extra_arguments(text: str | None) -> dict[str, Any]:
-    """Read --extra-input-kwargs, a Python dict of literals."""
-    if text is None:
-        return {}
-    try:
-        extra = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"--extra-input-kwargs {text!r} is no Python dict; write it like \"{{'sigmas': None}}\"."
-        ) from error
-    if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
-        raise ValueError(f"--extra-input-kwargs {text!r} is no dict with names as keys, like \"{{'sigmas': None}}\".")
-    for name in OURS:
-        if name in extra:
-            raise ValueError(f"--extra-input-kwargs: {name} is set by generate itself; leave it out.")
-    return extra
-
-
-def refuse_idle_flags(options: Options, job: Job) -> None:
+def refuse_idle_flags(options: Options, example: Example, layout: ParallelismConfig, call: Mapping[str, Any]) -> None:
     """Refuse what would have no effect here: nothing asked for is ignored."""
-    if not job.example.frames:
+    if not example.frames:
         for flag, value in (("--num-frames", options.num_frames), ("--fps", options.fps)):
             if value is not None:
-                raise ValueError(f"{flag} is for videos, and a {job.facts.class_name} makes pictures; leave it out.")
-    if options.warmup_steps is not None and job.warmup == 0:
-        raise ValueError("--warmup-steps is for untimed runs, and there are none; add --warmup 1.")
-    if job.verify and job.layout.world_size == 1:
+                raise ValueError(f"{flag} is for videos, and a {example.pipeline} makes pictures; leave it out.")
+    warmups = example.warmup if options.warmup is None else options.warmup
+    for flag, value in (
+        ("--warmup-steps", options.warmup_steps),
+        ("--warmup-prompt", options.warmup_prompt),
+        ("--warmup-seed", options.warmup_seed),
+    ):
+        if value is not None and warmups == 0:
+            raise ValueError(f"{flag} is for untimed runs, and there are none; add --warmup 1.")
+    if options.warmup_steps is not None and "num_inference_steps" not in call:
+        raise ValueError(f"--warmup-steps: a {example.pipeline} has no single number of steps; leave it out.")
+    if options.verify and layout.world_size == 1:
         raise ValueError(
             "--verify compares a layout with one process, and this is one process; add --parallel ulysses2."
         )
-    if job.generator_device not in ("cpu", "cuda"):
-        raise ValueError(f"--generator-device {job.generator_device!r} is unknown; use cpu or cuda.")
+    if options.generator_device not in ("cpu", "cuda"):
+        raise ValueError(f"--generator-device {options.generator_device!r} is unknown; use cpu or cuda.")
 
 
 def check_writable(path: Path, example: Example) -> None:

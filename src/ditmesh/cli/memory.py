@@ -1,8 +1,8 @@
 """Peak memory of one rank, phase by phase: load, encode, denoise, decode.
 
 A stock pipeline does not say where its phases begin, so the instances' own forward hooks do: the first call of a
-transformer begins "denoise", the first call of the VAE's decoder after it begins "decode". The hooks are removed when
-the call ends.
+transformer, or of its ControlNet, begins "denoise", the first call of the VAE's decoder after it begins "decode". The
+hooks are removed when the call ends.
 """
 
 import resource
@@ -111,7 +111,7 @@ class PhasePeaks:
         starts = [
             (part, follows("encode", "denoise"))
             for name, part in pipe.components.items()
-            if name.startswith("transformer") and part is not None
+            if name.startswith(("transformer", "controlnet")) and part is not None
         ]
         starts.append((pipe.vae.decoder, follows("denoise", "decode")))
         handles = [module.register_forward_pre_hook(hook) for module, hook in starts]

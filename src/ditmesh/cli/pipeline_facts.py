@@ -21,54 +21,71 @@ class TransformerFacts:
 
 @dataclass(frozen=True)
 class PipelineFacts:
-    """The pipeline's class, and its transformers by component name."""
+    """The pipeline's class, its components' classes by name, and its transformers by component name."""
 
     class_name: str
+    components: Mapping[str, str]
     transformers: Mapping[str, TransformerFacts]
 
 
-def read_pipeline(model: str) -> PipelineFacts:
+def read_pipeline(model: str, transformer: TransformerFacts | None = None) -> PipelineFacts:
     """Read the index and the transformers' configurations of a local folder, or of a hub id.
+
+    Args:
+        model: the folder or hub id.
+        transformer: what goes in place of the model's own.
 
     Raises:
         ValueError: the model is not there, or is no pipeline with a transformer.
     """
-    index = _read_json(model, INDEX)
+    index = read_json(model, INDEX)
+    # Lists of other things are settings of the pipeline.
+    pairs = {name: x for name, x in index.items() if isinstance(x, list) and [type(y) for y in x] == [str, str]}
+    components = {name: class_name for name, (_, class_name) in pairs.items()}
+    given = {"transformer": transformer} if transformer and "transformer" in components else {}
     transformers = {
-        component: TransformerFacts(entry[1], _read_json(model, f"{component}/config.json"))
-        for component, entry in index.items()
-        if component.startswith("transformer") and isinstance(entry, list) and entry[1]
+        component: given.get(component) or TransformerFacts(name, read_json(model, f"{component}/config.json"))
+        for component, name in components.items()
+        if component.startswith("transformer")
     }
     if "_class_name" not in index or not transformers:
         raise ValueError(
             f"{INDEX} of {model} names no pipeline with a transformer; ditmesh runs diffusion transformers."
         )
-    return PipelineFacts(index["_class_name"], transformers)
+    return PipelineFacts(index["_class_name"], components, transformers)
 
 
-def _read_json(model: str, name: str) -> dict[str, Any]:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(
-                f"{model} has no {name}, so it is no complete diffusers pipeline; "
-                "use the folder that pipe.save_pretrained wrote."
-            )
-    elif HUB_ID.fullmatch(model):
-        path = _fetch(model, name)
-    else:
-        raise ValueError(
-            f"there is no folder {model}; --model-path takes a folder that pipe.save_pretrained wrote, "
-            "or a hub id such as black-forest-labs/FLUX.1-dev."
-        )
+def read_json(model: str, name: str, flag: str = "--model-path", what: str = "pipeline") -> dict[str, Any]:
+    """A JSON file of a local folder or hub id; a ValueError if it is not there."""
+    path = find_file(
+        model, name, flag, f"so it is no complete diffusers {what}; use the folder that save_pretrained wrote"
+    )
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON ({error}); save or download the pipeline again.") from error
 
 
-def _fetch(hub_id: str, name: str) -> Path:
+def find_file(model: str, name: str, flag: str, otherwise: str) -> Path:
+    """Where a file of a local folder or hub id is on this machine, fetched if need be.
+
+    Raises:
+        ValueError: it cannot be had; the message names the flag that can help, and ``otherwise`` says what is wrong.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / name).is_file():
+            raise ValueError(f"{model} has no {name}, {otherwise}.")
+        return folder / name
+    if HUB_ID.fullmatch(model):
+        return _fetch(model, name, flag, otherwise)
+    raise ValueError(
+        f"there is no folder {model}; {flag} takes a folder that save_pretrained wrote, "
+        "or a hub id such as black-forest-labs/FLUX.1-dev."
+    )
+
+
+def _fetch(hub_id: str, name: str, flag: str, otherwise: str) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -84,21 +101,21 @@ def _fetch(hub_id: str, name: str) -> Path:
     except LocalEntryNotFoundError as error:
         # The hub's client would try for half a minute.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
-            raise ValueError(f"{no_network}; give a local copy by --model-path.") from error
+            raise ValueError(f"{no_network}; give a local copy by {flag}.") from error
     try:
         return Path(hf_hub_download(hub_id, name))
     except LocalEntryNotFoundError as error:
-        raise ValueError(f"{no_network}; give a local copy by --model-path.") from error
+        raise ValueError(f"{no_network}; give a local copy by {flag}.") from error
     except GatedRepoError as error:
         why = "is gated: accept its terms on huggingface.co and log in by `hf auth login`"
-        raise ValueError(f"{hub_id} {why}, or give a local copy by --model-path.") from error
+        raise ValueError(f"{hub_id} {why}, or give a local copy by {flag}.") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(f"{hub_id} is neither a folder here nor a model on the hub; check --model-path.") from error
+        raise ValueError(f"{hub_id} is neither a folder here nor a model on the hub; check {flag}.") from error
     except EntryNotFoundError as error:
-        raise ValueError(f"{hub_id} has no {name}, so it is no diffusers pipeline; check --model-path.") from error
+        raise ValueError(f"{hub_id} has no {name}, {otherwise}.") from error
     except HfHubHTTPError as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"the hub refused {hub_id}: {why}; give a local copy by --model-path.") from error
+        raise ValueError(f"the hub refused {hub_id}: {why}; give a local copy by {flag}.") from error
 
 
 def _reachable(url: str) -> bool:

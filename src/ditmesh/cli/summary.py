@@ -5,27 +5,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from ditmesh.cli.examples import EXAMPLES
+from ditmesh.cli.examples.example import IMAGE_MASK
 from ditmesh.cli.job import Job
+
+WIDE = 112  # columns that an example's row needs with its model in it
 
 
 def print_examples() -> None:
-    """One row for each example; wide cells fold rather than vanish."""
-    console = Console()
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("EXAMPLE", no_wrap=True, style="bold")
-    table.add_column("MODEL", overflow="fold")
-    table.add_column("SIZE", no_wrap=True)
-    table.add_column("STEPS", justify="right")
-    table.add_column("CFG", justify="right")
+    """A row for each example; its model stands under it where the terminal is narrow."""
+    console = Console(highlight=False)
+    wide = console.width >= WIDE
+    widths = (max(map(len, EXAMPLES)), max(len(example.size) for example in EXAMPLES.values()), 5, 4, len(IMAGE_MASK))
+
+    def line(*cells: str) -> str:
+        return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)).rstrip()
+
+    console.print(line("EXAMPLE", "SIZE", "STEPS", "CFG", "NEEDS") + ("   MODEL" if wide else ""), style="bold")
     for example in EXAMPLES.values():
-        model = "ships with ditmesh" if example.folder_variable is None else example.model
+        added = [f"+ {part.model}" for part in (example.lora, example.controlnet) if part]
+        models = ["ships with ditmesh" if example.folder_variable is None else example.model, *added]
         guidance = "" if example.guidance is None else f"{example.guidance:g}"
-        table.add_row(example.name, model, example.size, str(example.steps), guidance)
-    console.print(table)
+        steps = "" if example.steps is None else str(example.steps)
+        row = line(example.name, example.size, steps, guidance, example.input)
+        console.print(f"{row:<{sum(widths) + 8}}  {' '.join(models)}" if wide else row, soft_wrap=True)
+        for model in [] if wide else models:
+            console.print(f"    {model}", style="dim", soft_wrap=True)
+    console.print()
+    console.print("NEEDS says what --image-path and --mask-image-path have to give.", style="dim")
     console.print("--model-path, or a variable such as FLUX_DIR, names a local copy of a model.", style="dim")
 
 
@@ -40,32 +51,66 @@ def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def init_facts(job: Job, dtype: str) -> dict[str, Any]:
+def init_facts(job: Job, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
+    """What is loaded and how; ``whole`` has a line for each module that is not shared though it was asked for."""
     transformers = ", ".join(facts.class_name for facts in job.facts.transformers.values())
-    return {
+    options = job.options
+    facts = {
         "model": job.model,
-        "pipeline": f"{job.facts.class_name} with {transformers}",
+        "pipeline": f"{job.example.pipeline} with {transformers}",
+        **{part.name: part.source for part in job.parts},
+        "LoRA": job.lora and f"{job.lora.file}, {'fused' if job.lora.fuse else 'not fused'}",
         "dtype": dtype,
         "layout": job.layout,
-        **({"attention": job.attn} if job.attn else {}),
-        "runs": f"{job.warmup} to warm up, {job.repeat} timed",
+        "shared too": ", ".join(shared(job, whole)),
+        "kept whole": "\n".join(whole),
+        "attention": options.attn,
+        "memory": "only the part that runs is on the GPU" if options.cpu_offload else "",
+        "compiled": "the transformers' repeated blocks" if options.compile else "",
+        "runs": f"{job.warmups} to warm up, {options.repeat} timed",
     }
+    changed = {"steps": options.warmup_steps, "prompt": options.warmup_prompt, "seed": options.warmup_seed}
+    told = ", ".join(f"{name} {value!r}" for name, value in changed.items() if value is not None)
+    return {name: fact for name, fact in facts.items() if fact} | ({"warm-up": told} if told else {})
+
+
+def shared(job: Job, whole: Sequence[str]) -> list[str]:
+    """The components that are really shared beside the transformer."""
+    classes = {line.split(":")[0] for line in whole}
+    return [name for name in job.layout.extra_parallel_modules if job.facts.components.get(name) not in classes]
 
 
 def input_facts(job: Job) -> dict[str, Any]:
-    texts = {name: repr(value) if isinstance(value, str) else value for name, value in job.call.items()}
-    return {**texts, "seed": f"{job.seed} ({job.generator_device} generator)"}
+    return {**{name: _shown(value) for name, value in job.call.items()}, "seed": _seed(job)}
+
+
+def _seed(job: Job) -> str:
+    return f"{job.seed} ({job.options.generator_device} generator)"
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Image.Image):
+        return f"{value.mode} image, {value.height}x{value.width}"
+    if isinstance(value, list) and any(isinstance(item, Image.Image) for item in value):
+        return ", ".join(_shown(item) for item in value)
+    return repr(value) if isinstance(value, str) else value
 
 
 def output_facts(
-    job: Job, device: str, load_seconds: float, warmup_seconds: Sequence[float], seconds: Sequence[float]
+    job: Job,
+    device: str,
+    with_it: Sequence[str],
+    load_seconds: float,
+    warmup_seconds: Sequence[float],
+    seconds: Sequence[float],
 ) -> dict[str, Any]:
+    """What was done and how long it took; ``with_it`` are the components shared beside the transformer."""
     mean = f"{statistics.mean(seconds):.2f} s"
     if len(seconds) > 1:
         mean += f" (mean of {len(seconds)}: {min(seconds):.2f} to {max(seconds):.2f} s)"
     return {
         "model": job.example.name,
-        "optimization": job.layout,
+        "optimization": f"{job.layout} with {', '.join(with_it)} shared" if with_it else job.layout,
         "device": f"{device} x {job.layout.world_size}",
         "load time": f"{load_seconds:.2f} s",
         "warmup time": f"{sum(warmup_seconds):.2f} s" if warmup_seconds else "none",

@@ -23,20 +23,33 @@ class Comparison:
         difference: the largest |difference| of a value in [0, 1].
         psnr: peak signal-to-noise ratio in dB, infinite for equal results.
         ssim: structural similarity, 1 for equal results.
+        sound: the largest |difference| of the soundtracks, None without one.
     """
 
     difference: float
     psnr: float
     ssim: float
     frames: int
+    sound: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest |difference| of all; not a number if any is not."""
+        return float(np.maximum(self.difference, self.sound or 0.0))
 
     def __str__(self) -> str:
         worst = f", the worst of {self.frames} frames" if self.frames > 1 else ""
-        return f"max |difference| {self.difference:.1e}  PSNR {self.psnr:.1f} dB  SSIM {self.ssim:.4f}{worst}"
+        heard = "" if self.sound is None else f"; of the sound {self.sound:.1e}"
+        return f"max |difference| {self.difference:.1e}  PSNR {self.psnr:.1f} dB  SSIM {self.ssim:.4f}{worst}{heard}"
 
 
-def compare(ours: np.ndarray, reference: np.ndarray) -> Comparison:
-    """Compare two results of shape [batch, frames, height, width, 3] with values in [0, 1]."""
+def compare(
+    ours: np.ndarray,
+    reference: np.ndarray,
+    our_sound: np.ndarray | None = None,
+    reference_sound: np.ndarray | None = None,
+) -> Comparison:
+    """Compare two results of shape [batch, frames, height, width, channels] with values in [0, 1], and their sound."""
     frames = ours.reshape(-1, *ours.shape[2:]).astype(np.float64)
     references = reference.reshape(-1, *reference.shape[2:]).astype(np.float64)
     pairs = list(zip(frames, references, strict=True))
@@ -45,6 +58,9 @@ def compare(ours: np.ndarray, reference: np.ndarray) -> Comparison:
         psnr=min(psnr(a, b) for a, b in pairs),
         ssim=min(ssim(a, b) for a, b in pairs),
         frames=len(pairs),
+        sound=None
+        if our_sound is None or reference_sound is None
+        else float(np.abs(our_sound.astype(np.float64) - reference_sound).max()),
     )
 
 
@@ -64,7 +80,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 def side_by_side(ours: np.ndarray, reference: np.ndarray, label: str) -> Image.Image:
     """One row for the first frame, and for a video one for the middle: ours, the reference, their difference."""
-    ours, reference = ours[0], reference[0]
+    ours, reference = ours[0, ..., :3], reference[0, ..., :3]  # without transparency
     rows = [0] if len(ours) == 1 else [0, len(ours) // 2]
     difference = np.abs(ours - reference)
     largest = float(difference[rows].max())

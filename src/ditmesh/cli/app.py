@@ -1,0 +1,33 @@
+"""The verbs of `ditmesh`, one file each."""
+
+from typing import Annotated
+
+import typer
+
+import ditmesh
+from ditmesh.cli.flags import Sections
+from ditmesh.cli.generate import generate
+from ditmesh.cli.models import models
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
+)
+app.command(cls=Sections, no_args_is_help=True)(generate)
+app.command()(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ditmesh {ditmesh.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def verbs(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_print_version)] = False,
+) -> None:
+    """Run one diffusion transformer on many devices, exactly."""

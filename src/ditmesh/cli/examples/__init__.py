@@ -1,0 +1,61 @@
+"""The examples of `ditmesh generate`: what each loads and how it calls it, as data."""
+
+import difflib
+from dataclasses import replace
+
+from ditmesh.cli.examples.edits import EDITS
+from ditmesh.cli.examples.example import Example
+from ditmesh.cli.examples.pictures import PICTURES
+from ditmesh.cli.examples.videos import VIDEOS
+
+EXAMPLES = {example.name: example for example in (*PICTURES, *EDITS, *VIDEOS)}
+# Names that users may know from elsewhere.
+ABSENT = {
+    "boogu_image_edit": "diffusers has no pipeline for it",
+    "flux_nunchaku": "it needs nunchaku's quantized weights and kernels, which ditmesh does not run; use flux",
+    "zimage_turbo_nunchaku": "it needs nunchaku's quantized weights and kernels, which ditmesh does not run; "
+    "use zimage_turbo",
+}
+
+
+def find_example(name: str) -> Example:
+    """The example of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in ABSENT:
+        raise ValueError(f"there is no example {name!r}: {ABSENT[name]}.")
+    if name not in EXAMPLES:
+        close = difflib.get_close_matches(name, EXAMPLES, n=1)
+        meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(EXAMPLES)}."
+        raise ValueError(f"there is no example {name!r}; {meant} (`ditmesh generate list` says more)")
+    return EXAMPLES[name]
+
+
+def for_pipeline(example: Example, pipeline: str) -> Example:
+    """The example on a saved pipeline of this class: its prompt, size and steps, with the arguments that class takes.
+
+    Raises:
+        ValueError: no example has such a pipeline.
+    """
+    if pipeline in (example.pipeline, *example.saved_as):
+        return example
+    for other in EXAMPLES.values():
+        if other.pipeline == pipeline:
+            return replace(
+                other,
+                name=example.name,
+                model=example.model,
+                prompt=example.prompt,
+                steps=other.steps and example.steps,
+                height=other.height and (example.height or other.height),
+                width=other.width and (example.width or other.width),
+                folder_variable=example.folder_variable,
+                lora=None,
+                seed=example.seed,
+                warmup=example.warmup,
+                dtype=example.dtype,
+            )
+    known = ", ".join(dict.fromkeys(other.pipeline for other in EXAMPLES.values()))
+    raise ValueError(f"the model is a {pipeline}, which no example calls; use one of {known}.")
