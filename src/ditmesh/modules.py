@@ -1,9 +1,15 @@
-"""Reach into a module: expand globs of names, bind the arguments of a forward."""
+"""Reach into a module: expand globs of names, bind the arguments of a forward, take its blocks as chains."""
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from ditmesh.spec import Blocks
+
+Streams = dict[str, Tensor | None]
 
 
 def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
@@ -34,3 +40,52 @@ def argument_names(module: nn.Module) -> list[str]:
 def bind(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+class Link:
+    """One block of a chain: what it takes, runs and returns.
+
+    Attributes:
+        run: the block's forward.
+        returns: the streams it returns, in order, by the names of the arguments that take them.
+    """
+
+    def __init__(self, block: nn.Module, returns: tuple[str, ...]):
+        self.block, self.returns = block, returns
+        self.run: Callable[..., Any] = block.forward
+        self.names = argument_names(block)
+
+    def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
+        """The streams among the arguments of a call."""
+        given = bind(self.names, args, kwargs)
+        return {name: given.get(name) for name in self.returns}
+
+    def unpack(self, output: Any) -> Streams:
+        """The streams a call returned."""
+        values = output if isinstance(output, tuple | list) else (output,)
+        return dict(zip(self.returns, values, strict=False))
+
+    def pack(self, streams: Mapping[str, Tensor | None]) -> Any:
+        """The streams as a call returns them."""
+        values = tuple(streams[name] for name in self.returns)
+        return values if len(values) > 1 else values[0]
+
+
+def chains(model: nn.Module, blocks: Sequence[Blocks]) -> list[tuple[str, list[Link]]]:
+    """The model's lists of blocks by name; lists that follow each other with the same streams are one chain.
+
+    Raises:
+        ValueError: a block does not take a stream that the sheet says it returns.
+    """
+    found = []
+    for returns, lists in groupby(blocks, key=lambda group: group.returns):
+        paths = [group.path for group in lists]
+        links = [Link(block, returns) for path in paths for _, block in expand(model, f"{path}.*")]
+        for link in links:
+            for name in returns:
+                if name not in link.names:
+                    raise ValueError(
+                        f"{type(link.block).__name__} takes {', '.join(link.names)}, and is said to return a new {name}."
+                    )
+        found.append(("+".join(paths), links))
+    return found
