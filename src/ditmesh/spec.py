@@ -12,10 +12,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Blocks:
-    """One list of transformer blocks, and the streams a block returns, in order."""
+    """One list of transformer blocks; the lists of a sheet are one chain, in the order they run.
+
+    ``returns`` names the arguments of the next block's forward that a block's outputs take the place of, in order; ""
+    is an output that no block takes, and a stream is None where a call has none. The streams of a list may be those of
+    the list before end to end, but within a list they keep their shapes: blocks in the middle of it may run elsewhere,
+    or be left out and a residual added to their streams instead. A call may leave out blocks itself (guidance by
+    skipped layers).
+
+    ``between``: what the model itself does to the streams between two blocks, maybe in place: a block then takes other
+    tensors than the block before returned. ``reaches_back``: blocks take what others than the one before returned, too.
+    ``apart``: why this list is no part of the chain, so that none of its blocks may be left out or run elsewhere.
+    """
 
     path: str
     returns: tuple[str, ...] = ("hidden_states",)
+    between: str = ""
+    reaches_back: bool = False
+    apart: str = ""
 
 
 @dataclass(frozen=True)

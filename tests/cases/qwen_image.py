@@ -9,11 +9,15 @@ from torch import nn
 from tests.cases.common import HEAD_DIM, HEADS, TEXT_DIM
 
 MASKED = True
-VARIANTS = {"edit": {"zero_cond_t": True}, "layered": {"use_layer3d_rope": True}}
+VARIANTS = {
+    "edit": {"zero_cond_t": True},
+    "layered": {"use_layer3d_rope": True},
+    "controlnet": {"controlnet": True},
+}
 
 
 def build(
-    batch: int, side: tuple[int, int], text: int, masked: bool, **config: Any
+    batch: int, side: tuple[int, int], text: int, masked: bool, controlnet: bool = False, **config: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
     model = diffusers.QwenImageTransformer2DModel(
         in_channels=8, out_channels=2, num_layers=2, attention_head_dim=HEAD_DIM, num_attention_heads=HEADS,
@@ -30,4 +34,5 @@ def build(
         "encoder_hidden_states_mask": mask,
         "timestep": torch.full((batch,), 0.5),
         "img_shapes": [shapes] * batch,
+        "controlnet_block_samples": [torch.randn(batch, tokens, HEADS * HEAD_DIM)] if controlnet else None,
     }

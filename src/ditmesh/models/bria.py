@@ -6,7 +6,9 @@ SPEC = ModelSpec(
     transformer="BriaTransformer2DModel",
     title="Bria",
     blocks=(
-        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
+        Blocks(
+            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
+        ),
         Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
     ),
     tp_plan={

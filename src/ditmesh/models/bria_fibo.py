@@ -2,12 +2,14 @@
 
 from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
 
+_TEXT = "half of the text's channels are replaced by those of the next layer of the text encoder"
+
 SPEC = ModelSpec(
     transformer="BriaFiboTransformer2DModel",
     title="Bria FIBO",
     blocks=(
-        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
-        Blocks("single_transformer_blocks"),
+        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between=_TEXT),
+        Blocks("single_transformer_blocks", between=_TEXT),
     ),
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",

@@ -5,7 +5,10 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="BriaFibo2Transformer2DModel",
     title="Bria FIBO 2",
-    blocks=(Blocks("noise_refiner"), Blocks("layers")),
+    blocks=(
+        Blocks("noise_refiner", returns=("x",), apart="it refines the image before gist tokens join it"),
+        Blocks("layers", returns=("x",)),
+    ),
     tp_plan={
         "noise_refiner.*.adaLN_modulation.0": "colwise_gather_output",
         "noise_refiner.*.attention": "heads",

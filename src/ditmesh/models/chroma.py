@@ -6,8 +6,10 @@ SPEC = ModelSpec(
     transformer="ChromaTransformer2DModel",
     title="Chroma",
     blocks=(
-        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
-        Blocks("single_transformer_blocks"),
+        Blocks(
+            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
+        ),
+        Blocks("single_transformer_blocks", between="ControlNet residuals"),
     ),
     tp_plan={
         "transformer_blocks.*.attn.to_q": "colwise",

@@ -5,7 +5,13 @@ from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="ConsisIDTransformer3DModel",
     title="ConsisID",
-    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
+    blocks=(
+        Blocks(
+            "transformer_blocks",
+            returns=("hidden_states", "encoder_hidden_states"),
+            between="attention to the face is added",
+        ),
+    ),
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm2.linear": "colwise_gather_output",

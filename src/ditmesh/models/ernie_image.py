@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="ErnieImageTransformer2DModel",
     title="ERNIE-Image",
-    blocks=(Blocks("layers"),),
+    blocks=(Blocks("layers", returns=("x",)),),
     tp_plan={
         "adaLN_modulation.1": "colwise_gather_output",
         "layers.*.self_attention": "heads",

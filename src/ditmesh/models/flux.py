@@ -6,8 +6,14 @@ SPEC = ModelSpec(
     transformer="FluxTransformer2DModel",
     title="FLUX.1",
     blocks=(
-        Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
-        Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
+        Blocks(
+            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
+        ),
+        Blocks(
+            "single_transformer_blocks",
+            returns=("encoder_hidden_states", "hidden_states"),
+            between="ControlNet residuals",
+        ),
     ),
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",

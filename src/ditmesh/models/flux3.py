@@ -6,9 +6,9 @@ SPEC = ModelSpec(
     transformer="Flux3Transformer2DModel",
     title="FLUX.3",
     blocks=(
-        Blocks("txt_mode_blocks"),
-        Blocks("mode_blocks.image"),
-        Blocks("mode_blocks.image_cond"),
+        Blocks("txt_mode_blocks", apart="it sees the text alone"),
+        Blocks("mode_blocks.image", apart="it sees the image alone"),
+        Blocks("mode_blocks.image_cond", apart="it sees the reference images alone"),
         Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
     ),
     tp_plan={

@@ -18,12 +18,14 @@ def _attention(path: str, stream: str, out: str) -> dict[str, str]:
     }
 
 
+_TEXT = "the last tokens are replaced by those of the next layer of Llama"
+
 SPEC = ModelSpec(
     transformer="HiDreamImageTransformer2DModel",
     title="HiDream-I1",
     blocks=(
-        Blocks("double_stream_blocks", returns=("hidden_states", "encoder_hidden_states")),
-        Blocks("single_stream_blocks"),
+        Blocks("double_stream_blocks", returns=("hidden_states", "encoder_hidden_states"), between=_TEXT),
+        Blocks("single_stream_blocks", between=_TEXT),
     ),
     tp_plan={
         "double_stream_blocks.*.block.adaLN_modulation.1": "colwise_gather_output",

@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="HunyuanDiT2DModel",
     title="HunyuanDiT",
-    blocks=(Blocks("blocks"),),
+    blocks=(Blocks("blocks", reaches_back=True),),
     tp_plan={
         "blocks.*.skip_linear?": "colwise_gather_output",
         "blocks.*.norm1.linear": "colwise_gather_output",

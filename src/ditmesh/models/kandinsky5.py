@@ -19,7 +19,7 @@ SPEC = ModelSpec(
     transformer="Kandinsky5Transformer3DModel",
     title="Kandinsky 5",
     blocks=(
-        Blocks("text_transformer_blocks", returns=("text_embed",)),
+        Blocks("text_transformer_blocks", returns=("x",), apart="it refines the text that all other blocks read"),
         Blocks("visual_transformer_blocks", returns=("visual_embed",)),
     ),
     tp_plan={

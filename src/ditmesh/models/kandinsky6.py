@@ -28,7 +28,7 @@ def _half(path: str) -> dict[str, str | Heads]:
 SPEC = ModelSpec(
     transformer="Kandinsky6Transformer3DModel",
     title="Kandinsky 6",
-    blocks=(Blocks("visual_transformer_blocks", returns=("hidden_states", "audio_hidden_states")),),
+    blocks=(Blocks("visual_transformer_blocks", returns=("vis", "aud")),),
     tp_plan={
         **_half("visual_transformer_blocks.*.video_dec_block"),
         **_half("visual_transformer_blocks.*.audio_dec_block"),

@@ -5,7 +5,11 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="QwenImageTransformer2DModel",
     title="Qwen-Image",
-    blocks=(Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),),
+    blocks=(
+        Blocks(
+            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
+        ),
+    ),
     tp_plan={
         "transformer_blocks.*.img_mod.1": "colwise_gather_output",
         "transformer_blocks.*.txt_mod.1": "colwise_gather_output",

@@ -5,7 +5,11 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="SD3Transformer2DModel",
     title="Stable Diffusion 3",
-    blocks=(Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),),
+    blocks=(
+        Blocks(
+            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
+        ),
+    ),
     tp_plan={
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",

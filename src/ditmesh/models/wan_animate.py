@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split
 SPEC = ModelSpec(
     transformer="WanAnimateTransformer3DModel",
     title="Wan Animate",
-    blocks=(Blocks("blocks"),),
+    blocks=(Blocks("blocks", between="attention to the face is added"),),
     tp_plan={
         "blocks.*.attn1": "heads",
         "blocks.*.attn1.to_q": "colwise",

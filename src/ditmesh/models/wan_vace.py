@@ -29,8 +29,8 @@ SPEC = ModelSpec(
     transformer="WanVACETransformer3DModel",
     title="Wan VACE",
     blocks=(
-        Blocks("vace_blocks", returns=("conditioning_states", "control_hidden_states")),
-        Blocks("blocks"),
+        Blocks("vace_blocks", returns=("", "control_hidden_states"), apart="it makes the hints that other blocks add"),
+        Blocks("blocks", between="hints are added"),
     ),
     tp_plan={
         **{f"{blocks}.*.{part}": style for blocks in ("vace_blocks", "blocks") for part, style in _STYLES.items()},

@@ -19,7 +19,7 @@ def _block(path: str, optional: str = "") -> dict[str, str]:
 SPEC = ModelSpec(
     transformer="ZImageTransformer2DModel",
     title="Z-Image",
-    blocks=(Blocks("layers"),),
+    blocks=(Blocks("layers", returns=("x",), between="ControlNet residuals"),),
     tp_plan={
         **_block("layers.*"),
         **_block("noise_refiner.*", "?"),
