@@ -13,7 +13,7 @@ INNER = LEAVES | {"mesh", "attention"}
 MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "config": set(),
-    "modules": set(),
+    "modules": {"spec"},
     "collectives": set(),
     "mesh": {"config"},
     "models": {"spec"},
@@ -46,7 +46,7 @@ OUTSIDE: dict[str, set[str]] = {
     "spec": {"__future__", "collections", "dataclasses", "typing"},
     "models": STANDARD,
     "face": STANDARD,
-    "config": STANDARD | {"torch"},
+    "config": STANDARD | {"torch", "yaml"},
     "modules": STANDARD | {"torch"},
     "collectives": STANDARD | {"torch"},
     "mesh": STANDARD | {"torch"},

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -12,8 +13,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
-from ditmesh.config import ParallelismConfig, suggest
-from ditmesh.mesh import build_mesh, replica_mesh
+from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
+from ditmesh.cache.caching import Caching, refresh_context, strify, summary
+from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier, suggest
+from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
 from ditmesh.models import SPECS
 from ditmesh.modules import expand
 from ditmesh.parallel.context import apply_context_parallel
@@ -23,43 +26,53 @@ from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.planner.checks import check_layout
 from ditmesh.spec import ModelSpec
 
+__all__ = ["BlockAdapter", "ForwardPattern", "disable_cache", "enable_cache", "refresh_context", "strify", "summary"]
+
 Pipeline = TypeVar("Pipeline")
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
 
 
 def enable_cache(
-    pipe: Pipeline,
-    cache_config: Any = None,
-    *,
+    pipe_or_adapter: Pipeline,
+    cache_config: DBCacheConfig | None = None,
+    calibrator_config: CalibratorConfig | None = None,
+    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
-    """Spread a pipeline over the ranks of this job, in place.
+    """Spread a pipeline over the ranks of this job and cache its steps, in place.
 
     Every rank calls this with the same arguments, before or after ``pipe.to(device)``, and then calls the pipeline as
-    usual: each gets the picture of one device. A process group is started if there is none (gloo, nccl for CUDA).
+    usual: without a cache each gets the picture of one device. A process group is started if there is none (gloo, nccl
+    for CUDA). With no config at all the default cache is enabled.
 
     Args:
-        pipe: a diffusers pipeline, or a transformer alone.
-        cache_config: not built yet.
+        pipe_or_adapter: a diffusers pipeline, a transformer alone, or a ``BlockAdapter`` for one without a fact sheet.
+        cache_config: when the blocks of a step are left out; None for never, if anything else is asked for.
+        calibrator_config: how a cached step guesses what they would have added.
+        params_modifiers: what one list of blocks does differently; a list has one for each list of blocks, or for each
+            transformer if the pipeline has two; a list of lists has both.
         parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules``, text encoders and VAEs or
             their names in the pipeline, are shared by all ranks of the layout.
         attention_backend: the kernel of one rank's attention, named as diffusers names it.
 
     Returns:
-        ``pipe`` itself.
+        what it was given.
 
     Raises:
-        ValueError: nothing to do, a layout the model or the number of ranks cannot run, a kernel that cannot do what
+        ValueError: a layout the model or the number of ranks cannot run, a kernel that cannot do what
             the layout needs, or a pipeline that is enabled already. Nothing has been changed then.
     """
-    if cache_config is not None:
-        raise ValueError("cache_config: caching is not built yet; leave it out and pass parallelism_config.")
     parallelism = parallelism_config or ParallelismConfig()
     kernel = _agreed(parallelism.attention_backend, attention_backend)
-    if parallelism_config is None and kernel is None:
-        raise ValueError("enable_cache has nothing to do; pass parallelism_config=ParallelismConfig(ulysses_size=2).")
-    transformers = _transformers(pipe)
+    if cache_config is None and parallelism_config is None and kernel is None:
+        cache_config = DBCacheConfig()
+    pipe, transformers = _unpack(pipe_or_adapter)
+    caching = None
+    if cache_config is not None and cache_config.cache_type is not CacheType.NONE:
+        caching = Caching(pipe_or_adapter, transformers, cache_config, calibrator_config, params_modifiers)
+    elif calibrator_config is not None or params_modifiers is not None:
+        raise ValueError("calibrator_config and params_modifiers change a cache; pass cache_config=DBCacheConfig(...).")
     extras = [_component(pipe, module) for module in parallelism.extra_parallel_modules]
     modules = [*extras, *(model for model, _ in transformers)]
     for module in modules:
@@ -70,13 +83,15 @@ def enable_cache(
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         for model, spec in transformers:
             _apply(model, spec, parallelism, kernel, mesh, undo)
+        if caching is not None:
+            caching.apply(parallelism, None if mesh is None else forward_mesh(mesh), undo)
         for module in extras if mesh is not None else []:
             _apply_extra(module, replica_mesh(mesh), undo)
         steps = undo.pop_all()
     for module in modules:
         vars(module)[STATE] = steps
         steps.callback(vars(module).pop, STATE)
-    return pipe
+    return pipe_or_adapter
 
 
 def _refuse_enabled(module: nn.Module) -> None:
@@ -119,7 +134,7 @@ def disable_cache(pipe: Pipeline) -> Pipeline:
     Raises:
         ValueError: the pipeline is not enabled.
     """
-    models = [model for model, _ in _transformers(pipe)]
+    models = [model for model, _ in _unpack(pipe)[1]]
     for model in models:
         if STATE not in vars(model):
             raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
@@ -136,6 +151,14 @@ def _component(pipe: Any, module: Any) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
     return found
+
+
+def _unpack(pipe_or_adapter: Any) -> tuple[Any, list[tuple[Any, ModelSpec]]]:
+    """The pipeline, or the transformer that is called by itself, and the transformers with their sheets."""
+    if not isinstance(pipe_or_adapter, BlockAdapter):
+        return pipe_or_adapter, _transformers(pipe_or_adapter)
+    model, pipe = pipe_or_adapter.transformer, pipe_or_adapter.pipe
+    return model if pipe is None else pipe, [(model, pipe_or_adapter.spec(SPECS.get(type(model).__name__)))]
 
 
 def _transformers(pipe: Any) -> list[tuple[Any, ModelSpec]]:

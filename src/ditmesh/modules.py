@@ -1,8 +1,7 @@
-"""Reach into a module: expand globs of names, bind the arguments of a forward, take its blocks as chains."""
+"""Reach into a module: expand globs of names, bind the arguments of a forward, link its blocks."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ class Link:
 
     Attributes:
         run: the block's forward.
-        returns: the streams it returns, in order, by the names of the arguments that take them.
+        returns: what it returns, in order, by the names of the arguments that take it; "" for what none takes.
     """
 
     def __init__(self, block: nn.Module, returns: tuple[str, ...]):
@@ -58,34 +57,19 @@ class Link:
     def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
         """The streams among the arguments of a call."""
         given = bind(self.names, args, kwargs)
-        return {name: given.get(name) for name in self.returns}
+        return {name: given.get(name) for name in self.returns if name}
 
     def unpack(self, output: Any) -> Streams:
         """The streams a call returned."""
-        values = output if isinstance(output, tuple | list) else (output,)
-        return dict(zip(self.returns, values, strict=False))
+        values = output if isinstance(output, tuple) else (output,)
+        return {name: x for name, x in zip(self.returns, values, strict=True) if name}
 
-    def pack(self, streams: Mapping[str, Tensor | None]) -> Any:
+    def pack(self, streams: Streams) -> Any:
         """The streams as a call returns them."""
-        values = tuple(streams[name] for name in self.returns)
-        return values if len(values) > 1 else values[0]
+        values = [streams.get(name) for name in self.returns]
+        return tuple(values) if len(values) > 1 else values[0]
 
 
-def chains(model: nn.Module, blocks: Sequence[Blocks]) -> list[tuple[str, list[Link]]]:
-    """The model's lists of blocks by name; lists that follow each other with the same streams are one chain.
-
-    Raises:
-        ValueError: a block does not take a stream that the sheet says it returns.
-    """
-    found = []
-    for returns, lists in groupby(blocks, key=lambda group: group.returns):
-        paths = [group.path for group in lists]
-        links = [Link(block, returns) for path in paths for _, block in expand(model, f"{path}.*")]
-        for link in links:
-            for name in returns:
-                if name not in link.names:
-                    raise ValueError(
-                        f"{type(link.block).__name__} takes {', '.join(link.names)}, and is said to return a new {name}."
-                    )
-        found.append(("+".join(paths), links))
-    return found
+def links(model: nn.Module, blocks: Blocks) -> list[Link]:
+    """The blocks of one list."""
+    return [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]

@@ -1,7 +1,7 @@
 """A user's own transformer, said in the words of the cache: which of its modules are blocks, and what they return."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -59,14 +59,14 @@ class BlockAdapter:
             self.transformer = self.pipe.components["transformer"]
         if self.blocks is None or self.forward_pattern is None:
             raise ValueError("BlockAdapter needs blocks and their forward_pattern, as in ForwardPattern.Pattern_0.")
-        self.spec()
+        self.spec(None)
 
-    def spec(self) -> ModelSpec:
-        """What the cache has to know of the transformer, as a fact sheet has it."""
-        assert self.transformer is not None and self.blocks is not None and self.forward_pattern is not None
-        lists = [self.blocks] if isinstance(self.blocks, nn.ModuleList) else list(self.blocks)
-        one = isinstance(self.forward_pattern, ForwardPattern)
-        patterns = [self.forward_pattern] * len(lists) if one else list(self.forward_pattern)
+    def spec(self, sheet: ModelSpec | None) -> ModelSpec:
+        """What the cache has to know of the transformer, as its fact sheet has it; ``sheet``: the one there is."""
+        assert self.transformer is not None
+        lists = [self.blocks] if isinstance(self.blocks, nn.ModuleList) else list(self.blocks or ())
+        pattern = self.forward_pattern
+        patterns = [pattern] * len(lists) if isinstance(pattern, ForwardPattern) else list(pattern or ())
         if len(patterns) != len(lists):
             raise ValueError(f"there are {len(patterns)} forward patterns for {len(lists)} lists of blocks.")
         names = {id(module): name for name, module in self.transformer.named_modules()}
@@ -75,11 +75,7 @@ class BlockAdapter:
             if id(blocks) not in names:
                 known = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.ModuleList)]
                 raise ValueError(f"{title} does not hold one of the lists of blocks; {suggest('blocks', known)}")
-        return ModelSpec(
-            transformer=title,
-            title=title,
-            blocks=tuple(Blocks(names[id(x)], p.returns) for x, p in zip(lists, patterns, strict=True)),
-            tp_plan={},
-            cp_plan={},
-            attention={},
+        sheet = sheet or ModelSpec(title, title, blocks=(), tp_plan={}, cp_plan={}, attention={})
+        return replace(
+            sheet, blocks=tuple(Blocks(names[id(x)], p.returns) for x, p in zip(lists, patterns, strict=True))
         )

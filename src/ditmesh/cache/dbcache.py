@@ -19,8 +19,8 @@ from ditmesh.cache.calibrators import Forecast, build_forecast, is_forecast
 from ditmesh.cache.decision import Record, settle
 from ditmesh.cache.session import Branch, Session
 from ditmesh.collectives import all_gather
-from ditmesh.config import CalibratorConfig, DBCacheConfig
-from ditmesh.modules import Link, Streams, chains
+from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
+from ditmesh.modules import Link, Streams, links
 from ditmesh.spec import ModelSpec
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several
@@ -32,9 +32,11 @@ class State:
     """What one branch keeps of its last computed step, and of the step under way."""
 
     shapes: Any
+    forward: int = -1
     refreshed: bool = False
     record: Record = field(default_factory=Record)
     probe: Tensor | None = None
+    stored: bool = False
     forecasts: dict[str, Forecast] = field(default_factory=dict)
     start: Tensor | None = None
     entry: Streams = field(default_factory=dict)
@@ -44,11 +46,12 @@ class State:
 class Chain:
     """One chain of blocks and its cache."""
 
-    def __init__(self, name: str, links: Sequence[Link], configs: Configs, session: Session, mesh: DeviceMesh | None):
-        self.name, self.links, self.session, self.mesh = name, links, session, mesh
-        returns = links[0].returns
-        self.main = MAIN if MAIN in returns else returns[0]
-        self.configure(configs)
+    def __init__(
+        self, name: str, blocks: Sequence[Link], modifier: ParamsModifier, session: Session, mesh: DeviceMesh | None
+    ):
+        self.name, self.links, self.modifier, self.session, self.mesh = name, blocks, modifier, session, mesh
+        streams = [name for name in blocks[0].returns if name]
+        self.main = MAIN if MAIN in streams else streams[0]
         self.forget()
 
     def configure(self, configs: Configs) -> None:
@@ -61,8 +64,8 @@ class Chain:
         first, last, count = self.config.Fn_compute_blocks, self.config.Bn_compute_blocks, len(self.links)
         if first + last > count:
             raise ValueError(
-                f"Fn_compute_blocks={first} and Bn_compute_blocks={last} are more than the {count} blocks of {self.name}; "
-                f"use Fn_compute_blocks=1 and Bn_compute_blocks=0, or any two that add up to less than {count}."
+                f"Fn_compute_blocks={first} and Bn_compute_blocks={last} are more than the {count} "
+                f"blocks of {self.name}; use Fn_compute_blocks=1 and Bn_compute_blocks=0, or any two that add up to less than {count}."
             )
         self.first, self.last = first, count - last
 
@@ -73,44 +76,46 @@ class Chain:
 
     def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block of the chain, or leave it out."""
-        link = self.links[position]
+        link, state = self.links[position], self.states.get(self.session.branch)
+        if state is None or state.forward != self.session.forward:  # the first block, unless the model leaves it out
+            state = self._begin_step()
         if position == 0:
-            self._begin_step(link.streams(args, kwargs)[self.main])
-        state = self.states[self.session.branch]
+            state.start = link.streams(args, kwargs)[self.main]
         if position == self.first:
             entry = link.streams(args, kwargs)
             state.entry = self._foresee(state, entry) if state.hit else entry
         if state.hit and self.first <= position < self.last:
             return link.pack(state.entry if position == self.last - 1 else link.streams(args, kwargs))
         output = link.run(*args, **kwargs)
-        if position == self.first - 1:
-            self._decide(state, link.unpack(output)[self.main])
+        if position == self.first - 1 and state.start is not None:
+            self._decide(state, state.start, link.unpack(output)[self.main])
         if position == self.last - 1 and not state.hit:
             self._store(state, link.unpack(output))
         return output
 
-    def _begin_step(self, start: Tensor | None) -> None:
+    def _begin_step(self) -> State:
         branch, shapes = self.session.branch, self.session.shapes
         state = self.states.setdefault(branch, State(shapes))
         once = self.config.force_refresh_step_policy == "once"
         if state.record.step + 1 == self.config.force_refresh_step_hint and not (once and state.refreshed):
             state = self.states[branch] = State(shapes, refreshed=True)
         if state.shapes != shapes:
-            state.shapes, state.probe, state.forecasts = shapes, None, {}
+            state.shapes, state.stored, state.forecasts = shapes, False, {}
         state.record.step += 1
-        state.start, state.hit = start, False
+        state.forward, state.hit, state.start, state.entry = self.session.forward, False, None, {}
+        return state
 
-    def _decide(self, state: State, after: Tensor | None) -> None:
-        assert after is not None and state.start is not None
-        probe, record = (after - state.start).detach(), state.record
-        hit = settle(self.config, record) if state.probe is not None else False
+    def _decide(self, state: State, before: Tensor, after: Tensor | None) -> None:
+        assert after is not None, "the model drops the stream that decides"
+        probe, record = (after - before).detach(), state.record
+        hit = settle(self.config, record) if state.stored else False
         if hit is None:
             record.differences[record.step] = self._difference(state.probe, probe)
             hit = record.differences[record.step] < self.config.residual_diff_threshold
-        state.hit, state.start = hit, None
         record.count(hit)
+        state.hit, state.start = hit, None
         if not hit:
-            state.probe = probe
+            state.probe, state.stored = probe, False
 
     def _difference(self, before: Tensor | None, now: Tensor) -> float:
         """mean |before - now| / mean |before| over all tokens of all ranks."""
@@ -132,25 +137,25 @@ class Chain:
     def _foresee(self, state: State, entry: Streams) -> Streams:
         """What comes out of the middle blocks, for what goes into them."""
         out: Streams = {}
-        for name, x in entry.items():
-            forecast = state.forecasts.get(name)
-            if x is None or forecast is None:
-                out[name] = None
-                continue
-            value = forecast.at(state.record.step)
-            out[name] = (x + value if self._adds(name) else value).to(x.dtype)
+        for name, forecast in state.forecasts.items():
+            x, value = entry[name], forecast.at(state.record.step)
+            like = entry[self.main] if x is None else x
+            assert like is not None
+            out[name] = (value if x is None or not self._adds(name) else x + value).to(like.dtype)
         return out
 
     def _store(self, state: State, out: Streams) -> None:
         """Remember what the middle blocks made of what went in."""
         for name, x in state.entry.items():
             y = out[name]
-            if x is None or y is None:
+            if y is None:
                 continue
             if name not in state.forecasts:
                 state.forecasts[name] = build_forecast(self.calibrator, name == self.main, self._total)
             y = y.detach().float()
-            state.forecasts[name].update(state.record.step, y - x.detach().float() if self._adds(name) else y)
+            added = y if x is None or not self._adds(name) else y - x.detach().float()
+            state.forecasts[name].update(state.record.step, added)
+            state.stored = True
         state.entry = {}
 
     def _adds(self, stream: str) -> bool:
@@ -162,22 +167,33 @@ class Chain:
 
 
 class DBCache:
-    """The cache of one transformer: its request, and its chains of blocks.
+    """The cache of one transformer.
 
     Attributes:
-        options: the config of the call, before any modifier.
+        options: the configs of the call, before any modifier.
+        parallelism: the layout it runs in, for those who ask.
     """
 
-    def __init__(self, options: Configs, session: Session, chains: list[Chain]):
-        self.options, self.session, self.chains = options, session, chains
+    options: Configs
+    parallelism: ParallelismConfig
+
+    def __init__(self, session: Session, chains: list[Chain]):
+        self.session, self.chains = session, chains
         session.forgetters += [chain.forget for chain in chains]
+
+    def configure(self, options: Configs) -> None:
+        """Begin a request with these settings, and what the modifiers make of them."""
+        for chain in self.chains:
+            chain.configure(chain.modifier.of(*options))
+        self.options = options
+        self.session.configure(options[0].enable_separate_cfg, options[0].num_inference_steps)
 
 
 def apply_dbcache(
     model: nn.Module,
     spec: ModelSpec,
     options: Configs,
-    modified: Sequence[Configs] | None,
+    modifiers: Sequence[ParamsModifier],
     mesh: DeviceMesh | None,
     undo: ExitStack,
 ) -> DBCache:
@@ -187,24 +203,17 @@ def apply_dbcache(
         model: the transformer ``spec`` describes.
         spec: its fact sheet, or what a ``BlockAdapter`` says of it.
         options: the config and the calibrator of every chain of blocks.
-        modified: those of each chain, where they differ.
+        modifiers: what each list of blocks does differently; one is for all of them.
         mesh: the ranks that share a forward, as one axis; None for one process.
         undo: takes what takes each change back.
 
     Raises:
-        ValueError: more blocks to compute than there are, or settings for another number of chains.
+        ValueError: more blocks to compute than there are, or modifiers for another number of lists.
     """
-    session = Session(options[0].enable_separate_cfg, options[0].num_inference_steps)
-    found = chains(model, spec.blocks)
-    each = [options] * len(found) if modified is None else modified
-    if len(each) != len(found):
-        raise ValueError(
-            f"params_modifiers has {len(each)} entries, and {spec.title} has {len(found)} chains of blocks: "
-            f"{', '.join(name for name, _ in found)}."
-        )
-    cached = [
-        Chain(name, links, configs, session, mesh) for (name, links), configs in zip(found, each, strict=True)
-    ]
+    session = Session()
+    cached = [Chain(name, blocks, each, session, mesh) for name, blocks, each in _chains(model, spec, modifiers)]
+    cache = DBCache(session, cached)
+    cache.configure(options)
     begin = model.register_forward_pre_hook(session.begin_forward, with_kwargs=True, prepend=True)
     undo.callback(begin.remove)
     if isinstance(model, CacheMixin):
@@ -212,7 +221,30 @@ def apply_dbcache(
     for chain in cached:
         for position, link in enumerate(chain.links):
             _replace(link.block, "forward", _caller(chain, position), undo)
-    return DBCache(options, session, cached)
+    return cache
+
+
+def _chains(
+    model: nn.Module, spec: ModelSpec, modifiers: Sequence[ParamsModifier]
+) -> list[tuple[str, list[Link], ParamsModifier]]:
+    """Name, blocks and modifier of each chain: lists that follow each other with the same streams and settings."""
+    lists = [blocks for blocks in spec.blocks if not blocks.apart]
+    if len(modifiers) not in (0, 1, len(lists)):
+        raise ValueError(
+            f"params_modifiers has {len(modifiers)} entries, and {spec.title} has {len(lists)} lists of blocks: "
+            f"{', '.join(blocks.path for blocks in lists)}; give one for each, or one for all."
+        )
+    each = list(modifiers) if len(modifiers) == len(lists) else [*modifiers, ParamsModifier()][:1] * len(lists)
+    found: list[tuple[str, list[Link], ParamsModifier]] = []
+    returns: tuple[str, ...] = ()
+    for blocks, modifier in zip(lists, each, strict=True):
+        if returns == blocks.returns and found[-1][2] == modifier:
+            name, before, _ = found.pop()
+            found.append((f"{name}+{blocks.path}", before + links(model, blocks), modifier))
+        else:
+            found.append((blocks.path, links(model, blocks), modifier))
+        returns = blocks.returns
+    return found
 
 
 def _caller(chain: Chain, position: int) -> Callable[..., Any]:

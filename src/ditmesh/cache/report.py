@@ -29,7 +29,7 @@ class CacheStats:
     residual_diffs: dict[int, float]
     blocks_run: int
     blocks_total: int
-    parallelism_config: ParallelismConfig | None = None
+    parallelism_config: ParallelismConfig
 
     def quantile(self, share: float) -> float:
         """The difference that this share of the tested steps stays below, between neighbours."""
@@ -40,16 +40,16 @@ class CacheStats:
         return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def collect(cache: DBCache, parallelism: ParallelismConfig | None) -> list[CacheStats]:
+def collect(cache: DBCache) -> list[CacheStats]:
     """The last request of one transformer, by chain and branch."""
     return [
-        _stats(chain, name or str(number), state.record, parallelism)
+        _stats(chain, name or str(number), state.record, cache.parallelism)
         for chain in cache.chains
         for (name, number), state in chain.states.items()
     ]
 
 
-def _stats(chain: Chain, branch: str, record: Any, parallelism: ParallelismConfig | None) -> CacheStats:
+def _stats(chain: Chain, branch: str, record: Any, parallelism: ParallelismConfig) -> CacheStats:
     steps, cached, count = record.step + 1, len(record.cached), len(chain.links)
     return CacheStats(
         cache_options=chain.config,
@@ -85,9 +85,7 @@ def table(stats: list[CacheStats], details: bool) -> str:
     return "\n".join(lines)
 
 
-def tag(
-    cache: DBCacheConfig | None, calibrator: CalibratorConfig | None, parallelism: ParallelismConfig | None
-) -> str:
+def tag(cache: DBCacheConfig | None, calibrator: CalibratorConfig | None, parallelism: ParallelismConfig | None) -> str:
     """A name for files and logs, such as ``DBCache_F1B0_W8I1M0MC3_R0.24_CFG0_T0O0_Ulysses4``."""
     parts = []
     if cache is not None:

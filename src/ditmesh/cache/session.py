@@ -19,16 +19,22 @@ class Session:
     Attributes:
         clock: something that changes between the steps of a pipeline, and not within one; None without a pipeline.
         step: of this request, from 0.
+        forward: a number for each forward.
         branch: the name given, and which of the forwards of that name in this step it is.
         shapes: of the tensors the forward was given, whole, so that they are the same on all ranks.
     """
 
-    def __init__(self, takes_turns: bool | None, length: int | None):
-        self.takes_turns, self.length = takes_turns, length
+    def __init__(self) -> None:
         self.clock: Clock | None = None
         self.forgetters: list[Callable[[], None]] = []
         self.name = ""
         self.shapes: Any = None
+        self.forward = 0
+        self.configure(None, None)
+
+    def configure(self, takes_turns: bool | None, length: int | None) -> None:
+        """Begin a request in which the branches take turns, or not, or one has to find out; of so many steps."""
+        self.takes_turns, self.length = takes_turns, length
         self.begin_request()
 
     def begin_request(self) -> None:
@@ -45,6 +51,7 @@ class Session:
         Raises:
             ValueError: a second branch, and the config says there is none.
         """
+        self.forward += 1
         self.shapes = _shapes([*args, *kwargs.values()])
         time, branch = self._time(), (self.name, 0)
         if time != self.time or (self.name and branch in self.seen):

@@ -164,7 +164,11 @@ class CalibratorConfig(_Given):
     def settings(self) -> dict[str, Any]:
         """The fields of the calibrator's own class that are not those of every calibrator."""
         kind = CALIBRATORS[self.calibrator_type]
-        own = {f.name: f.default for f in fields(kind) if f.init and f.name not in {g.name for g in fields(CalibratorConfig)}}
+        own = {
+            f.name: f.default
+            for f in fields(kind)
+            if f.init and f.name not in {g.name for g in fields(CalibratorConfig)}
+        }
         return own | {name: vars(self)[name] for name in own if name in vars(self)}
 
 
