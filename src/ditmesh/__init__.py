@@ -2,18 +2,48 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ditmesh.config import ParallelismConfig
+from ditmesh.config import (
+    CacheType,
+    CalibratorConfig,
+    DBCacheConfig,
+    DMDCalibratorConfig,
+    FoCaCalibratorConfig,
+    ParallelismConfig,
+    ParamsModifier,
+    TaylorSeerCalibratorConfig,
+    load_configs,
+    steps_mask,
+)
 
 if TYPE_CHECKING:
-    from ditmesh.api import disable_cache, enable_cache
+    from ditmesh.api import BlockAdapter, ForwardPattern, disable_cache, enable_cache, refresh_context, strify, summary
 
 __version__ = "0.1.0"
-__all__ = ["ParallelismConfig", "__version__", "disable_cache", "enable_cache"]
+__all__ = [
+    "BlockAdapter",
+    "CacheType",
+    "CalibratorConfig",
+    "DBCacheConfig",
+    "DMDCalibratorConfig",
+    "FoCaCalibratorConfig",
+    "ForwardPattern",
+    "ParallelismConfig",
+    "ParamsModifier",
+    "TaylorSeerCalibratorConfig",
+    "__version__",
+    "disable_cache",
+    "enable_cache",
+    "load_configs",
+    "refresh_context",
+    "steps_mask",
+    "strify",
+    "summary",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Torch is imported when a pipeline is touched, not when `ditmesh --help` is asked for.
-    if name in ("enable_cache", "disable_cache"):
+    if name in __all__:
         from ditmesh import api
 
         return vars(api)[name]

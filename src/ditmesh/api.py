@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -13,188 +14,167 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
-from ditmesh.config import ParallelismConfig, suggest
-from ditmesh.mesh import build_mesh, replica_mesh
-from ditmesh.models import CONTROLNETS, SPECS
+from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
+from ditmesh.cache.caching import Caching, refresh_context, strify, summary
+from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
+from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
 from ditmesh.modules import check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
-from ditmesh.parallel.controlnet import check_own_blocks, nets_of, tell_apart
+from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
+from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae import apply_vae_parallel
+from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
 from ditmesh.planner.checks import check_layout
-from ditmesh.spec import ModelSpec
+
+__all__ = ["BlockAdapter", "ForwardPattern", "disable_cache", "enable_cache", "refresh_context", "strify", "summary"]
 
 Pipeline = TypeVar("Pipeline")
-Models = list[tuple[Any, ModelSpec]]
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
 
 
 def enable_cache(
-    pipe: Pipeline,
-    cache_config: Any = None,
-    *,
+    pipe_or_adapter: Pipeline,
+    cache_config: DBCacheConfig | None = None,
+    calibrator_config: CalibratorConfig | None = None,
+    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
-    """Spread a pipeline over the ranks of this job, in place.
+    """Spread a pipeline over the ranks of this job and cache its steps, in place.
 
     Every rank calls this with the same arguments, before or after ``pipe.to(device)``, and then calls the pipeline as
-    usual: each gets the picture of one device. A process group is started if there is none (gloo, nccl for CUDA).
+    usual: without a cache each gets the picture of one device. A process group is started if there is none (gloo, nccl
+    for CUDA). With no config at all the default cache is enabled.
 
     Args:
-        pipe: a diffusers pipeline, or a transformer alone.
-        cache_config: not built yet.
+        pipe_or_adapter: a diffusers pipeline, a transformer alone, or a ``BlockAdapter`` for one without a fact sheet.
+        cache_config: when the blocks of a step are left out; None for never, if anything else is asked for.
+        calibrator_config: how a cached step guesses what they would have added.
+        params_modifiers: what one list of blocks does differently; a list has one for each list of blocks, or for each
+            transformer if the pipeline has two; a list of lists has both.
         parallelism_config: how many ranks each strategy gets. Its ``extra_parallel_modules`` (text encoders, VAEs
             and ControlNets, or their names in the pipeline) are shared too, ControlNets as the transformer is.
         attention_backend: the kernel of one rank's attention, named as diffusers names it.
 
     Returns:
-        ``pipe`` itself.
+        what it was given.
 
     Raises:
-        ValueError: nothing to do, a layout the model or the number of ranks cannot run, a kernel that cannot do what
-            the layout needs, or a pipeline that is enabled already. Nothing has been changed then.
+        ValueError: a layout the model or the number of ranks cannot run, a cache that does not fit its blocks, a kernel
+            that cannot do what the layout needs, or a pipeline that is enabled already. Nothing has been changed then.
     """
-    if cache_config is not None:
-        raise ValueError("cache_config: caching is not built yet; leave it out and pass parallelism_config.")
+    if cache_config is None and parallelism_config is None and attention_backend is None:
+        cache_config = DBCacheConfig()
     parallelism = parallelism_config or ParallelismConfig()
-    kernel = _agreed(parallelism.attention_backend, attention_backend)
-    if parallelism_config is None and kernel is None:
-        raise ValueError("enable_cache has nothing to do; pass parallelism_config=ParallelismConfig(ulysses_size=2).")
-    transformers = _transformers(pipe)
-    extras = _extras(pipe, parallelism, [model for model, _ in transformers])
-    controlnets = _distinct(known for module in extras for known in _controlnets(module))
-    modules = {id(module): module for module in [*extras, *(model for model, _ in transformers + controlnets)]}
-    for module in modules.values():
-        _refuse_enabled(module)
-    for model, spec in transformers + controlnets:
-        check_layout(parallelism, spec.transformer, model.config, _world_size() if parallelism_config else None)
-    mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
+    plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
+    caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
+    _check(plan, None if parallelism_config is None else _world_size())
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        if mesh is not None:
-            _apply(pipe, transformers, controlnets, extras, parallelism, kernel, mesh, undo)
-            _apply_extras(extras, replica_mesh(mesh), undo)
-        elif kernel is not None:
-            _use_kernel(transformers + controlnets, kernel, undo)
+        _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         steps = undo.pop_all()
-    for module in modules.values():
+    for module in plan.modules:
         vars(module)[STATE] = steps
         steps.callback(vars(module).pop, STATE)
-    return pipe
+    return pipe_or_adapter
 
 
-def _refuse_enabled(module: nn.Module) -> None:
-    if STATE in vars(module):
-        raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
-
-
-def _apply(
-    pipe: Any,
-    transformers: Models,
-    controlnets: Models,
-    extras: list[nn.Module],
-    parallelism: ParallelismConfig,
-    kernel: str | None,
-    mesh: DeviceMesh,
-    undo: ExitStack,
-) -> None:
-    originals = [model for model, _ in transformers]
-    if parallelism.tp_size > 1:
-        for model, spec in controlnets:
-            check_own_blocks(model, spec, originals)
-        for model, spec in transformers + controlnets:
-            apply_tensor_parallel(model, spec, mesh["tp"], undo).around(pipe, undo)
-    if parallelism.ulysses_size * parallelism.ring_size > 1:
-        for module in [*extras, *_components(pipe).values()]:
-            tell_apart(module, originals, undo)
-        for model, spec in transformers + controlnets:
-            apply_context_parallel(model, spec, mesh, kernel, undo)
-    elif kernel is not None:
-        _use_kernel(transformers + controlnets, kernel, undo)
-
-
-def _apply_extras(extras: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
-    for module in extras:
-        if isinstance(module, PreTrainedModel):
-            for whole in apply_text_encoder_parallel(module, mesh, undo):
-                logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
-        elif not _controlnets(module):
-            apply_vae_parallel(module, mesh, undo)
-
-
-def disable_cache(pipe: Pipeline) -> Pipeline:
+def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     """Take back what ``enable_cache`` did, so that the pipeline is as before; every rank has to call it.
 
     Raises:
         ValueError: the pipeline is not enabled, or its weights are offloaded to where they cannot be reached.
     """
-    models = [model for model, _ in _transformers(pipe)]
+    models = [model for model, _ in unpack(pipe_or_adapter)[1]]
     for model in models:
         if STATE not in vars(model):
             raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
         check_present(model)
     vars(models[0])[STATE].close()
-    return pipe
+    return pipe_or_adapter
 
 
-def _components(pipe: Any) -> dict[str, nn.Module]:
-    parts = {} if isinstance(pipe, nn.Module) else pipe.components
-    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+@dataclass(frozen=True)
+class Plan:
+    """What is to be changed, and how."""
+
+    pipe: Any
+    transformers: Models
+    controlnets: Models
+    extras: list[nn.Module]
+    parallelism: ParallelismConfig
+    kernel: str | None
+
+    @property
+    def models(self) -> Models:
+        """What has a fact sheet."""
+        return self.transformers + self.controlnets
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything, each once."""
+        return list({id(x): x for x in [*self.extras, *(model for model, _ in self.models)]}.values())
 
 
-def _extras(pipe: Any, parallelism: ParallelismConfig, transformers: list[nn.Module]) -> list[nn.Module]:
-    """The modules to share beside the transformers, each once."""
-    given = {id(module): module for module in (_component(pipe, x) for x in parallelism.extra_parallel_modules)}
-    extras = [module for module in given.values() if not any(module is model for model in transformers)]
-    for module in extras:
-        if not (_controlnets(module) or isinstance(module, PreTrainedModel) or _is_autoencoder(module)):
-            raise ValueError(
-                f"extra_parallel_modules: {_title(module)} is no text encoder, autoencoder or ControlNet that can be "
-                f"shared; leave it out and every rank runs the whole of it, which every layout of the transformer "
-                f"allows. The ControlNets that can be: {', '.join(sorted(CONTROLNETS))}."
-            )
-    return extras
+def _plan(pipe_or_adapter: Any, parallelism: ParallelismConfig, kernel: str | None) -> Plan:
+    pipe, transformers = unpack(pipe_or_adapter)
+    extras = extra_modules(pipe, parallelism, transformers)
+    nets = distinct(known for module in extras for known in controlnets(module))
+    return Plan(pipe, transformers, nets, extras, parallelism, kernel)
 
 
-def _title(module: nn.Module) -> str:
-    """A module's class, with those of the ControlNets in it if it holds several."""
-    return " of ".join(dict.fromkeys(type(part).__name__ for part in [module, *nets_of(module)]))
+def _caching(
+    owner: Any,
+    plan: Plan,
+    config: DBCacheConfig | None,
+    calibrator: CalibratorConfig | None,
+    modifiers: ParamsModifier | Sequence[Any] | None,
+) -> Caching | None:
+    if config is not None and config.cache_type is not CacheType.NONE:
+        return Caching(owner, plan.transformers, config, calibrator, modifiers)
+    if calibrator is not None or modifiers is not None:
+        raise ValueError("calibrator_config and params_modifiers change a cache; pass cache_config=DBCacheConfig(...).")
+    return None
 
 
-def _is_autoencoder(module: nn.Module) -> bool:
-    return bool({"encoder", "decoder"} & set(dict(module.named_children())))
+def _check(plan: Plan, world_size: int | None) -> None:
+    for module in plan.modules:
+        if STATE in vars(module):
+            raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
+    for model, spec in plan.models if world_size is not None else []:
+        check_layout(plan.parallelism, spec.transformer, model.config, world_size)
 
 
-def _controlnets(module: nn.Module) -> Models:
-    """The ControlNets of a module that is one, or sums up several; none if it is anything else."""
-    nets = nets_of(module)
-    known = all(type(net).__name__ in CONTROLNETS for net in nets)
-    return [(net, CONTROLNETS[type(net).__name__]) for net in nets] if known else []
+def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:
+    """Every step, inside out."""
+    sizes = plan.parallelism.sizes
+    if mesh is not None and sizes["tp"] > 1:
+        _shard_weights(plan, mesh, undo)
+    if mesh is not None and sizes["ring"] * sizes["ulysses"] > 1:
+        _cut_sequences(plan, mesh, undo)
+    elif plan.kernel is not None:
+        _use_kernel(plan.models, plan.kernel, undo)
+    if caching is not None:
+        caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
+    if mesh is not None and sizes["cfg"] > 1:
+        _share_guidance(plan, mesh, undo)
+    if mesh is not None:
+        _share_extras(plan.extras, replica_mesh(mesh), undo)
 
 
-def _component(pipe: Any, module: Any) -> nn.Module:
-    """A module of the pipeline given by itself or by its name."""
-    named = _components(pipe)
-    found = named.get(module) if isinstance(module, str) else module
-    if not isinstance(found, nn.Module):
-        raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
-    return found
+def _shard_weights(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    for model, spec in plan.controlnets:
+        check_own_blocks(model, spec, [transformer for transformer, _ in plan.transformers])
+    for model, spec in plan.models:
+        apply_tensor_parallel(model, spec, mesh["tp"], undo).around(plan.pipe, undo)
 
 
-def _transformers(pipe: Any) -> Models:
-    """The transformers of a pipeline that have a fact sheet, in a fixed order."""
-    components = [pipe] if isinstance(pipe, nn.Module) else _components(pipe).values()
-    found = [(part, SPECS[type(part).__name__]) for part in components if type(part).__name__ in SPECS]
-    if not found:
-        raise ValueError(
-            f"{type(pipe).__name__} has no transformer that ditmesh knows; it knows {', '.join(sorted(SPECS))}."
-        )
-    return _distinct(found)
-
-
-def _distinct(models: Iterable[tuple[Any, ModelSpec]]) -> Models:
-    return list({id(model): (model, spec) for model, spec in models}.values())
+def _cut_sequences(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    for module in [*plan.extras, *components(plan.pipe).values()]:
+        tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
+    for model, spec in plan.models:
+        apply_context_parallel(model, spec, mesh, plan.kernel, undo)
 
 
 def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
@@ -203,6 +183,21 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
         for pattern, fact in spec.attention.items():
             for _, attention in expand(model, pattern):
                 undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
+
+
+def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
+    if not isinstance(plan.pipe, nn.Module):
+        watch_guidance(plan.pipe, guidances, undo)
+
+
+def _share_extras(extras: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+    for module in extras:
+        if isinstance(module, PreTrainedModel):
+            for whole in apply_text_encoder_parallel(module, mesh, undo):
+                logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
+        elif not controlnets(module):
+            apply_vae_parallel(module, mesh, undo)
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

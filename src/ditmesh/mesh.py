@@ -30,6 +30,12 @@ def replica_mesh(mesh: DeviceMesh) -> DeviceMesh:
 
 
 @cache
+def forward_mesh(mesh: DeviceMesh) -> DeviceMesh:
+    """The ranks that share one forward of the transformer, as one axis."""
+    return mesh["pp", "ring", "ulysses", "tp"]._flatten("forward")
+
+
+@cache
 def sequence_mesh(mesh: DeviceMesh) -> DeviceMesh:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
     return mesh["ring", "ulysses"]._flatten("sequence")

@@ -1,31 +1,17 @@
-"""What the user asks for: frozen, checked, with one spelling everywhere ("ulysses4.tp2")."""
+"""How many ranks each strategy gets: frozen, checked, with one spelling everywhere ("ulysses4.tp2")."""
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
+
+from ditmesh.config.words import refuse_unknown, suggest
 
 # Outer to inner: the ranks of one tensor-parallel group, which talk most, are neighbours.
 AXES = ("dp", "cfg", "pp", "ring", "ulysses", "tp")
 WORDS = ("tp", "ulysses", "ring", "usp", "tp_ulysses", "ulysses_tp", "tp_ring", "ring_tp", "usp_tp")
 SINGLE = "single"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names what was probably meant, or all there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}."
-
-
-def refuse_unknown(config: type, given: Iterable[str]) -> None:
-    """Raise a ValueError for the first field name that the configuration class does not have."""
-    known = [f.name for f in fields(config)]
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{config.__name__} has no field {name!r}; {suggest(name, known)}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""What the user asks for: frozen, checked, and free of torch."""
+
+from ditmesh.config.cache import (
+    CacheType,
+    CalibratorConfig,
+    DBCacheConfig,
+    DMDCalibratorConfig,
+    FoCaCalibratorConfig,
+    ParamsModifier,
+    TaylorSeerCalibratorConfig,
+)
+from ditmesh.config.files import load_configs
+from ditmesh.config.parallelism import AXES, SINGLE, WORDS, ParallelismConfig
+from ditmesh.config.steps import POLICIES, steps_mask
+from ditmesh.config.words import refuse_unknown, suggest
+
+__all__ = [
+    "AXES",
+    "POLICIES",
+    "SINGLE",
+    "WORDS",
+    "CacheType",
+    "CalibratorConfig",
+    "DBCacheConfig",
+    "DMDCalibratorConfig",
+    "FoCaCalibratorConfig",
+    "ParallelismConfig",
+    "ParamsModifier",
+    "TaylorSeerCalibratorConfig",
+    "load_configs",
+    "refuse_unknown",
+    "steps_mask",
+    "suggest",
+]

@@ -1,0 +1,20 @@
+"""Names as users type them: what was probably meant, and errors for what is not there."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what was probably meant, or all there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}."
+
+
+def refuse_unknown(config: type, given: Iterable[str]) -> None:
+    """Raise a ValueError for the first field name that the configuration class does not have."""
+    known = [f.name for f in fields(config) if f.init]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{config.__name__} has no field {name!r}; {suggest(name, known)}")
