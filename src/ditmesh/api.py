@@ -17,6 +17,7 @@ from ditmesh.mesh import build_mesh, replica_mesh
 from ditmesh.models import SPECS
 from ditmesh.modules import expand
 from ditmesh.parallel.context import apply_context_parallel
+from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae import apply_vae_parallel
@@ -70,6 +71,10 @@ def enable_cache(
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         for model, spec in transformers:
             _apply(model, spec, parallelism, kernel, mesh, undo)
+        if mesh is not None and parallelism.cfg_size > 1:
+            guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in transformers]
+            if not isinstance(pipe, nn.Module):
+                watch_guidance(pipe, guidances, undo)
         for module in extras if mesh is not None else []:
             _apply_extra(module, replica_mesh(mesh), undo)
         steps = undo.pop_all()

@@ -1,6 +1,7 @@
 """Reach into a module: expand globs of names, bind the arguments of a forward."""
 
 import inspect
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -34,3 +35,13 @@ def argument_names(module: nn.Module) -> list[str]:
 def bind(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
+    """Give an instance, and no other of its class, another attribute or method; ``undo`` takes what takes it back."""
+    own = vars(owner)
+    if name in own:
+        undo.callback(own.__setitem__, name, own[name])
+    else:
+        undo.callback(own.pop, name)
+    own[name] = value
