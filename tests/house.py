@@ -62,7 +62,7 @@ ASKING = {"hasattr", "getattr", "setattr", "delattr"}
 ASKING_BUDGET = 10
 BROAD_EXCEPT_ALLOWED: set[str] = set()  # files, each with a reason beside it
 JUNK_DRAWERS = {"utils", "util", "helpers", "common", "misc"}
-MODEL_NAMES = re.compile(r"flux|qwen|\bwan|Transformer[23]DModel", re.IGNORECASE)
+MODEL_NAMES = re.compile(r"flux|qwen|\bwan(?!t)|Transformer[23]DModel", re.IGNORECASE)
 KNOW_MODEL_NAMES = {"models", "cli"}  # cli has the table of examples
 
 

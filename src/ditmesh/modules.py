@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -105,3 +106,13 @@ class Link:
 def links(model: nn.Module, blocks: Blocks) -> list[Link]:
     """The blocks of one list."""
     return [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]
+
+
+def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
+    """Give an instance, and no other of its class, another attribute or method; ``undo`` takes what takes it back."""
+    own = vars(owner)
+    if name in own:
+        undo.callback(own.__setitem__, name, own[name])
+    else:
+        undo.callback(own.pop, name)
+    own[name] = value

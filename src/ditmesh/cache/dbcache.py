@@ -20,7 +20,7 @@ from ditmesh.cache.decision import Record, settle
 from ditmesh.cache.session import Branch, Session
 from ditmesh.collectives import all_gather
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.modules import Link, Streams, links
+from ditmesh.modules import Link, Streams, links, override
 from ditmesh.spec import ModelSpec
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several
@@ -217,10 +217,10 @@ def apply_dbcache(
     begin = model.register_forward_pre_hook(session.begin_forward, with_kwargs=True, prepend=True)
     undo.callback(begin.remove)
     if isinstance(model, CacheMixin):
-        _replace(model, "cache_context", session.watch(model.cache_context), undo)
+        override(model, "cache_context", session.watch(model.cache_context), undo)
     for chain in cached:
         for position, link in enumerate(chain.links):
-            _replace(link.block, "forward", _caller(chain, position), undo)
+            override(link.block, "forward", _caller(chain, position), undo)
     return cache
 
 
@@ -253,13 +253,3 @@ def _caller(chain: Chain, position: int) -> Callable[..., Any]:
 
     # A compiled block decides in Python, and compiles what it runs.
     return torch.compiler.disable(forward, recursive=False)
-
-
-def _replace(module: nn.Module, name: str, method: Any, undo: ExitStack) -> None:
-    """Give an instance another method, and take it back."""
-    own = vars(module)
-    if name in own:
-        undo.callback(own.__setitem__, name, own[name])
-    else:
-        undo.callback(own.pop, name)
-    own[name] = method

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ditmesh.collectives import all_reduce, never_compiled
-from ditmesh.modules import parameter, without_adapter
+from ditmesh.modules import override, parameter, without_adapter
 
 if TYPE_CHECKING:
     from ditmesh.parallel.shards import Shard
@@ -191,8 +191,8 @@ class Adapters:
             undo.callback(linear.restore)
         follow(model, linears, undo)
         if isinstance(model, PeftAdapterMixin):
-            _override(model, "load_lora_adapter", self._loads(model), undo)
-            _override(model, "fuse_lora", self._settled(model.fuse_lora), undo)
+            override(model, "load_lora_adapter", self._loads(model), undo)
+            override(model, "fuse_lora", self._settled(model.fuse_lora), undo)
 
     def around(self, pipe: Any, undo: ExitStack) -> None:
         """Show the pipeline's own loader, which may compare shapes, the whole ones."""
@@ -208,7 +208,7 @@ class Adapters:
             finally:
                 self._show_own_shapes()
 
-        _override(pipe, "load_lora_weights", load_lora_weights, undo)
+        override(pipe, "load_lora_weights", load_lora_weights, undo)
 
     def _loads(self, model: Any) -> Callable[..., Any]:
         load = model.load_lora_adapter
@@ -256,11 +256,3 @@ class Adapters:
 
 def _adapters(model: nn.Module) -> list[str]:
     return list(vars(model).get("peft_config", {}))
-
-
-def _override(owner: Any, name: str, method: Callable[..., Any], undo: ExitStack) -> None:
-    """Give an instance a method of its own."""
-    before = {key: value for key, value in vars(owner).items() if key == name}
-    vars(owner)[name] = method
-    undo.callback(vars(owner).update, before)
-    undo.callback(vars(owner).pop, name)

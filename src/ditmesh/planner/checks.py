@@ -22,7 +22,7 @@ def check_layout(
         ValueError: the layout cannot run; it says why and what would.
     """
     spec = spec_of(transformer)
-    for axis, what in (("dp", "data"), ("cfg", "guidance (CFG)"), ("pp", "pipeline")):
+    for axis, what in (("dp", "data"), ("pp", "pipeline")):
         if parallelism.sizes[axis] > 1:
             raise ValueError(
                 f"{axis}_size={parallelism.sizes[axis]}: {what} parallelism is not built yet; "
