@@ -41,7 +41,7 @@ class Pair:
 
 def flux(shape: Shape, hint: bool = False, **config: Any) -> Pair:
     """One block of either kind for two; the union one takes a mode, XLabs' a picture of pixels."""
-    transformer, inputs = CASES["flux"].build(*shape)
+    transformer, inputs = case("flux", shape)
     batch, (height, width), *_ = shape
     if hint:
         config |= {"conditioning_embedding_channels": 1, "patch_size": 2}
@@ -64,8 +64,14 @@ def flux(shape: Shape, hint: bool = False, **config: Any) -> Pair:
     return Pair(transformer, model, inputs, hints, lambda out: dict(zip(names, out, strict=True)))
 
 
+def case(name: str, shape: Shape, **config: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """A transformer and its inputs without residuals, which are its ControlNet's to make."""
+    model, inputs = CASES[name].build(*shape, **config)
+    return model, {key: x for key, x in inputs.items() if "controlnet" not in key}
+
+
 def qwen_image(shape: Shape, extra_condition_channels: int = 0) -> Pair:
-    transformer, inputs = CASES["qwen_image"].build(*shape)
+    transformer, inputs = case("qwen_image", shape)
     model = diffusers.QwenImageControlNetModel(
         in_channels=8, num_layers=1, attention_head_dim=HEAD_DIM, num_attention_heads=HEADS,
         joint_attention_dim=TEXT_DIM, axes_dims_rope=(4, 2, 2), extra_condition_channels=extra_condition_channels,
@@ -77,7 +83,7 @@ def qwen_image(shape: Shape, extra_condition_channels: int = 0) -> Pair:
 
 def sd3(shape: Shape, embedded: bool = False, **config: Any) -> Pair:
     """3.5's takes patches that are embedded already, and no text."""
-    transformer, inputs = CASES["sd3"].build(*shape)
+    transformer, inputs = case("sd3", shape)
     if embedded:
         config |= {"joint_attention_dim": None, "use_pos_embed": False}
     model = diffusers.SD3ControlNetModel(
@@ -94,7 +100,7 @@ def sd3(shape: Shape, embedded: bool = False, **config: Any) -> Pair:
 
 
 def hunyuan_dit(shape: Shape) -> Pair:
-    transformer, inputs = CASES["hunyuan_dit"].build(*shape)
+    transformer, inputs = case("hunyuan_dit", shape)
     config = {name: x for name, x in transformer.config.items() if name not in ("num_layers", "norm_type")}
     config = {name: x for name, x in config.items() if not name.startswith("_") and name != "learn_sigma"}
     config.pop("cross_attention_dim_t5")
@@ -114,7 +120,7 @@ class Transforms:
 def cosmos(shape: Shape, per_frame: bool = False) -> Pair:
     vars(controlnet_cosmos).setdefault("transforms", Transforms)
     config: dict[str, Any] = {"extra_pos_embed_type": None} if per_frame else {}
-    transformer, inputs = CASES["cosmos"].build(*shape, per_frame=per_frame, controlnet_block_every_n=2, **config)
+    transformer, inputs = case("cosmos", shape, per_frame=per_frame, controlnet_block_every_n=2, **config)
     model = diffusers.CosmosControlNetModel(
         n_controlnet_blocks=2, in_channels=8, latent_channels=6, model_channels=16 * HEADS, num_attention_heads=HEADS,
         attention_head_dim=16, mlp_ratio=2.0, text_embed_dim=TEXT_DIM, adaln_lora_dim=10, max_size=(4, 24, 24),
@@ -134,7 +140,7 @@ def cosmos(shape: Shape, per_frame: bool = False) -> Pair:
 
 def z_image(shape: Shape, add_control_noise_refiner: str | None = None) -> Pair:
     """1.0 refines its condition alone, 2.0 and 2.1 beside the picture, 2.1 with the blocks it uses after that again."""
-    transformer, inputs = CASES["z_image"].build(*shape)
+    transformer, inputs = case("z_image", shape)
     model = diffusers.ZImageControlNetModel(
         control_layers_places=[0, 1], control_refiner_layers_places=[0, 1], control_in_dim=16, dim=WIDTH,
         add_control_noise_refiner=add_control_noise_refiner, n_refiner_layers=2, n_heads=HEADS, n_kv_heads=HEADS,
@@ -180,7 +186,7 @@ def build(name: str, shape: Shape, dtype: torch.dtype) -> Pair:
 
 def several(name: str, shape: Shape) -> Pair:
     """Two ControlNets whose residuals are summed, or one that takes two conditions."""
-    pairs = [build(name, shape, torch.float32) for _ in range(2)]
+    pairs = [build(name, shape, torch.float64) for _ in range(2)]
     nets = [pair.controlnet for pair in pairs]
     wrapper = {
         "flux:union": controlnets.FluxMultiControlNetModel,
@@ -189,7 +195,7 @@ def several(name: str, shape: Shape) -> Pair:
         "hunyuan_dit": controlnets.HunyuanDiT2DMultiControlNetModel,
     }[name]
     hints = dict(pairs[0].hints)
-    hints["controlnet_cond"] = [hints["controlnet_cond"], torch.randn(hints["controlnet_cond"].shape)]
+    hints["controlnet_cond"] = [hints["controlnet_cond"], torch.randn_like(hints["controlnet_cond"])]
     hints["conditioning_scale"] = [0.5, 0.75]
     if "controlnet_mode" in hints:
         hints["controlnet_mode"] = [hints["controlnet_mode"][:, 0], (hints["controlnet_mode"][:, 0] + 1) % 3]
@@ -204,7 +210,7 @@ def run(pair: Pair) -> tuple[Tensor, Tensor]:
     takes_dict = "x" not in pair.inputs  # Z-Image's ControlNet has no return_dict
     with InFloat64() if in_float64 else nullcontext():
         given = pair.controlnet(**pair.hints, **({"return_dict": False} if takes_dict else {}))
-        outputs = pair.transformer(**pair.inputs, **pair.residuals(given), return_dict=False)
+        outputs = pair.transformer(**pair.inputs | pair.residuals(given), return_dict=False)
     return flat(given), flat(outputs)
 
 
