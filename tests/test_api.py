@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import ditmesh
-from ditmesh import ParallelismConfig
+from ditmesh import ParallelismConfig, TaylorSeerCalibratorConfig
 from ditmesh.models import SPECS
 from tests.cases import CASES
 from tests.ranks import RankFailure, Ranks
@@ -170,8 +170,8 @@ def refusal(call: Any) -> str:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({}, "nothing to do"),
-        ({"cache_config": object()}, "cache_config: caching is not built yet"),
+        ({}, "Fn_compute_blocks=8 and Bn_compute_blocks=0 are more than the 4 blocks"),
+        ({"attention_backend": "native", "calibrator_config": TaylorSeerCalibratorConfig()}, "change a cache"),
         ({"parallelism_config": ParallelismConfig(tp_size=5)},
          "tp_size=5 does not divide FLUX.1's 8 attention heads; use 1, 2, 4 or 8, "
          "or cut the sequence instead: ring_size=5."),

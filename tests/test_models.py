@@ -150,7 +150,7 @@ def test_a_model_is_found_by_title_or_class(name: str, found: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["flux"], "Error: 'flux' may be FLUX.1, FLUX.2 or FLUX.3; name one of them."),
+        (["flux"], "Error: 'flux' may be FLUX.1, FLUX.2, FLUX.3 or FluxControlNetModel; name one of them."),
         (["Chrome"], "Error: nothing here is called 'Chrome'; did you mean Chroma or ChronoEdit?"),
         (["xyz"], "Error: nothing here is called 'xyz'; `ditmesh models` lists all there is."),
         ([""], "Error: nothing here is called ''; `ditmesh models` lists all there is."),

@@ -101,30 +101,6 @@ TINY = {
     "ltx2_i2v": Tiny(ltx2.build_i2v, ltx2.CALL_IMAGE),
 }
 
-# For each class of pipeline the name of a tiny one.
-PIPELINES = {
-    "FluxPipeline": "flux",
-    "Flux2Pipeline": "flux2",
-    "QwenImagePipeline": "qwen_image",
-    "WanPipeline": "wan",
-    "WanImageToVideoPipeline": "wan_i2v",
-    "WanVACEPipeline": "wan_vace",
-    "SkyReelsV2Pipeline": "skyreels_v2",
-    "HeliosPipeline": "helios",
-    "AnyFlowPipeline": "anyflow",
-    "AnyFlowFARPipeline": "anyflow_far",
-    "HunyuanVideoPipeline": "hunyuan_video",
-    "HunyuanVideoImageToVideoPipeline": "hunyuan_video_i2v",
-    "HunyuanVideoFramepackPipeline": "hunyuan_video_framepack",
-    "HunyuanVideo15Pipeline": "hunyuan_video15",
-    "CogVideoXPipeline": "cogvideox",
-    "Cosmos3OmniPipeline": "cosmos3",
-    "MochiPipeline": "mochi",
-    "LTXPipeline": "ltx",
-    "LTX2Pipeline": "ltx2",
-    "LTX2ImageToVideoPipeline": "ltx2_i2v",
-}
-
 
 # The name of a tiny pipeline of each class.
 PIPELINES = {
@@ -158,6 +134,21 @@ PIPELINES = {
     "Lumina2Pipeline": "lumina2",
     "WanPipeline": "wan",
     "WanImageToVideoPipeline": "wan_i2v",
+    "WanVACEPipeline": "wan_vace",
+    "SkyReelsV2Pipeline": "skyreels_v2",
+    "HeliosPipeline": "helios",
+    "AnyFlowPipeline": "anyflow",
+    "AnyFlowFARPipeline": "anyflow_far",
+    "HunyuanVideoPipeline": "hunyuan_video",
+    "HunyuanVideoImageToVideoPipeline": "hunyuan_video_i2v",
+    "HunyuanVideoFramepackPipeline": "hunyuan_video_framepack",
+    "HunyuanVideo15Pipeline": "hunyuan_video15",
+    "CogVideoXPipeline": "cogvideox",
+    "Cosmos3OmniPipeline": "cosmos3",
+    "MochiPipeline": "mochi",
+    "LTXPipeline": "ltx",
+    "LTX2Pipeline": "ltx2",
+    "LTX2ImageToVideoPipeline": "ltx2_i2v",
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ditmesh.models import AUTOENCODERS, CONTROLNETS, SPECS, TEXT_ENCODERS
-from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded
+from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded, Split
 
 Style = str | Fused | Heads | PerHead | Sharded
 Cell = tuple[str, ...]  # the lines of it
@@ -247,9 +247,11 @@ def _attends(fact: Attention) -> str:
 
 
 def _streams_cut(spec: ModelSpec) -> list[str]:
-    """The sequences that context parallelism cuts, as attention knows them."""
-    named = [stream for fact in spec.attention.values() for stream in (*fact.streams, *(fact.keys or ())) if stream]
-    return list(dict.fromkeys(stream.removesuffix("?") for stream in named))
+    """The sequences that context parallelism cuts, as attention knows them; or as they are cut between attentions."""
+    attended = [stream for fact in spec.attention.values() for stream in (*fact.streams, *(fact.keys or ()))]
+    plans = [plan.values() if isinstance(plan, Mapping) else (plan,) for plan in spec.cp_plan.values()]
+    cut = [cut.stream for plan in plans for cut in plan if isinstance(cut, Split) and isinstance(cut.stream, str)]
+    return list(dict.fromkeys(stream.removesuffix("?") for stream in filter(None, attended or cut)))
 
 
 def _limits(spec: ModelSpec) -> Iterator[str]:
