@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -77,8 +78,8 @@ def enable_cache(
     modules = [*extras, *(model for model, _ in transformers)]
     for module in modules:
         _refuse_enabled(module)
-    for model, spec in transformers:
-        check_layout(parallelism, spec.transformer, model.config, _world_size() if parallelism_config else None)
+    for model, spec in transformers if parallelism_config is not None else []:
+        check_layout(parallelism, spec.transformer, _config(model), _world_size())
     mesh = _mesh(parallelism) if parallelism.world_size > 1 else None
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         for model, spec in transformers:
@@ -140,6 +141,10 @@ def disable_cache(pipe: Pipeline) -> Pipeline:
             raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
     vars(models[0])[STATE].close()
     return pipe
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    return model.config if isinstance(model, ConfigMixin) else {}
 
 
 def _component(pipe: Any, module: Any) -> nn.Module:
