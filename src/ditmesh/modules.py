@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ditmesh.spec import Blocks
@@ -39,6 +40,12 @@ def argument_names(module: nn.Module) -> list[str]:
 def bind(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
     return dict(zip(names, args, strict=False)) | kwargs
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a compiled module calls as it is, since what it does differs from call to call."""
+    plain: Any = torch.compiler.disable(function)
+    return plain
 
 
 class Link:

@@ -19,7 +19,7 @@ from ditmesh.cache.session import Branch, Session
 from ditmesh.cache.tokens import own_tokens
 from ditmesh.collectives import all_gather
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParamsModifier
-from ditmesh.modules import Link, Streams
+from ditmesh.modules import Link, Streams, uncompiled
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several
 Configs = tuple[DBCacheConfig, CalibratorConfig | None]
@@ -102,8 +102,8 @@ class Chain:
         """The forward of a block in the chain."""
         link = self.links[position]
         # A compiled block decides in Python, and compiles what it runs.
-        enter, leave = torch.compiler.disable(self.enter), torch.compiler.disable(self.leave)
-        left_out = torch.compiler.disable(self.left_out)
+        enter, leave = uncompiled(self.enter), uncompiled(self.leave)
+        left_out = uncompiled(self.left_out)
 
         @torch.compiler.disable(recursive=False)
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -12,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.cache.chain import Chain, Configs
 from ditmesh.cache.session import Session
 from ditmesh.config import ParallelismConfig, ParamsModifier
-from ditmesh.modules import links
+from ditmesh.modules import links, uncompiled
 from ditmesh.spec import Blocks, ModelSpec
 
 
@@ -75,9 +74,7 @@ def apply_dbcache(
     ]
     cache = DBCache(session, chains)
     cache.configure(options)
-    begin = model.register_forward_pre_hook(
-        torch.compiler.disable(session.begin_forward), with_kwargs=True, prepend=True
-    )
+    begin = model.register_forward_pre_hook(uncompiled(session.begin_forward), with_kwargs=True, prepend=True)
     undo.callback(begin.remove)
     if isinstance(model, CacheMixin):
         _replace(model, "cache_context", session.watch(model.cache_context), undo)
