@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -143,7 +144,8 @@ def _check(plan: Plan, world_size: int | None) -> None:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
     for model, spec in plan.models if world_size is not None else []:
-        check_layout(plan.parallelism, spec.transformer, model.config, world_size)
+        config = model.config if isinstance(model, ConfigMixin) else {}
+        check_layout(plan.parallelism, spec.transformer, config, world_size)
 
 
 def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ditmesh.modules import override
+
 Branch = tuple[str, int]
 Clock = Callable[[], Hashable]
 
@@ -53,8 +55,8 @@ class Session:
         """
         self.forward += 1
         self.shapes = _shapes([*args, *kwargs.values()])
-        time, branch = self._time(), (self.name, 0)
-        if time != self.time or (self.name and branch in self.seen):
+        time, branch = None if self.clock is None else self.clock(), (self.name, 0)
+        if time != self.time or self._is_next(branch):
             if self.clock is None and self.length is not None and self.step + 1 >= self.length:
                 self.begin_request()
             self.time, self.step, self.seen = time, self.step + 1, []
@@ -68,11 +70,11 @@ class Session:
                 "leave enable_separate_cfg out, and the branches are told apart."
             )
 
-    def _time(self) -> Hashable:
-        if self.clock is not None:
-            return self.clock()
-        first_of_step = not self.takes_turns or self.name or len(self.seen) != 1
-        return object() if first_of_step else self.time
+    def _is_next(self, branch: Branch) -> bool:
+        """Whether a forward begins a step, where no clock says that it does."""
+        if self.name:
+            return branch in self.seen
+        return self.clock is None and not (self.takes_turns and len(self.seen) == 1)
 
     def watch(self, cache_context: Callable[[str], AbstractContextManager[Any]]) -> Callable[[str], Any]:
         """A model's ``cache_context`` that also tells this session the name."""
@@ -102,8 +104,7 @@ def watch_pipeline(pipe: Any, sessions: Sequence[Session], undo: ExitStack) -> N
         # A scheduler that does not count its steps belongs to a pipeline that calls the transformer once in each.
         return pipe.scheduler.step_index if "step_index" in dir(pipe.scheduler) else object()
 
-    vars(pipe)["progress_bar"] = begin_requests
-    undo.callback(vars(pipe).pop, "progress_bar")
+    override(pipe, "progress_bar", begin_requests, undo)
     for session in sessions:
         session.clock = clock
 
