@@ -180,7 +180,7 @@ def build(name: str, shape: Shape, dtype: torch.dtype) -> Pair:
 
 def several(name: str, shape: Shape) -> Pair:
     """Two ControlNets whose residuals are summed, or one that takes two conditions."""
-    pairs = [build(name, shape, torch.float32) for _ in range(2)]
+    pairs = [build(name, shape, torch.float64) for _ in range(2)]
     nets = [pair.controlnet for pair in pairs]
     wrapper = {
         "flux:union": controlnets.FluxMultiControlNetModel,
@@ -189,7 +189,7 @@ def several(name: str, shape: Shape) -> Pair:
         "hunyuan_dit": controlnets.HunyuanDiT2DMultiControlNetModel,
     }[name]
     hints = dict(pairs[0].hints)
-    hints["controlnet_cond"] = [hints["controlnet_cond"], torch.randn(hints["controlnet_cond"].shape)]
+    hints["controlnet_cond"] = [hints["controlnet_cond"], torch.randn_like(hints["controlnet_cond"])]
     hints["conditioning_scale"] = [0.5, 0.75]
     if "controlnet_mode" in hints:
         hints["controlnet_mode"] = [hints["controlnet_mode"][:, 0], (hints["controlnet_mode"][:, 0] + 1) % 3]
@@ -204,7 +204,7 @@ def run(pair: Pair) -> tuple[Tensor, Tensor]:
     takes_dict = "x" not in pair.inputs  # Z-Image's ControlNet has no return_dict
     with InFloat64() if in_float64 else nullcontext():
         given = pair.controlnet(**pair.hints, **({"return_dict": False} if takes_dict else {}))
-        outputs = pair.transformer(**pair.inputs, **pair.residuals(given), return_dict=False)
+        outputs = pair.transformer(**pair.inputs | pair.residuals(given), return_dict=False)
     return flat(given), flat(outputs)
 
 
