@@ -47,7 +47,7 @@ def requests(inputs: Inputs) -> Iterator[Inputs]:
 
 
 def _moved(x: Any, distance: float, noise: torch.Generator) -> Any:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 3:
         return x
     return x + distance * torch.randn(x.shape, generator=noise, dtype=torch.float64).to(x.dtype)
 
