@@ -76,14 +76,14 @@ class Session:
             return branch in self.seen
         return self.clock is None and not (self.takes_turns and len(self.seen) == 1)
 
-    def watch(self, cache_context: Callable[[str], AbstractContextManager[Any]]) -> Callable[[str], Any]:
+    def watch(self, cache_context: Callable[..., AbstractContextManager[Any]]) -> Callable[..., Any]:
         """A model's ``cache_context`` that also tells this session the name."""
 
         @contextmanager
-        def context(name: str) -> Iterator[None]:
+        def context(name: str, **more: Any) -> Iterator[None]:
             before, self.name = self.name, name
             try:
-                with cache_context(name):
+                with cache_context(name, **more):
                     yield
             finally:
                 self.name = before
