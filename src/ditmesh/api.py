@@ -77,11 +77,14 @@ def enable_cache(
             _apply_extras(extras, replica_mesh(mesh), undo)
         elif kernel is not None:
             _use_kernel(transformers + controlnets, kernel, undo)
-        steps = undo.pop_all()
-    for module in modules.values():
+        _remember(undo.pop_all(), modules.values())
+    return pipe
+
+
+def _remember(steps: ExitStack, modules: Iterable[nn.Module]) -> None:
+    for module in modules:
         vars(module)[STATE] = steps
         steps.callback(vars(module).pop, STATE)
-    return pipe
 
 
 def _refuse_enabled(module: nn.Module) -> None:
