@@ -202,6 +202,7 @@ def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, we
 def test_an_interrupt_while_importing_is_one_line():
     script = (
         "import os, signal, sys\nfrom ditmesh.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "def strike(event, given): event == 'import' and given[0] == 'diffusers' and os.kill(os.getpid(), 2)\n"
         "sys.addaudithook(strike)\nsys.argv[1:] = ['generate', 'demo']\nmain()"
     )
