@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from ditmesh.attention.sequence import LayerContext
+from ditmesh.attention.backend import layer_of
 
 
 def own_tokens(block: nn.Module, several: bool) -> Callable[[Tensor], Tensor]:
@@ -15,10 +15,8 @@ def own_tokens(block: nn.Module, several: bool) -> Callable[[Tensor], Tensor]:
     The streams its attention joins say what the shard is made of: all of them, if the block has but one stream of
     tokens; else (``several``) of the image, and of what the model lays beside it.
     """
-    layers = [
-        vars(module.processor).get("_parallel_config") for module in block.modules() if "processor" in vars(module)
-    ]
-    layer = next((layer for layer in layers if isinstance(layer, LayerContext) and layer.queries), None)
+    layers = [layer_of(module.processor) for module in block.modules() if "processor" in vars(module)]
+    layer = next((layer for layer in layers if layer is not None and layer.queries), None)
     if layer is None:
         return lambda x: x
 
