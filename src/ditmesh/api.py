@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -143,7 +144,11 @@ def _check(plan: Plan, world_size: int | None) -> None:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
     for model, spec in plan.models if world_size is not None else []:
-        check_layout(plan.parallelism, spec.transformer, model.config, world_size)
+        check_layout(plan.parallelism, spec.transformer, _config(model), world_size)
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    return model.config if isinstance(model, ConfigMixin) else {}
 
 
 def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:

@@ -131,13 +131,13 @@ class DMD:
         """The companion matrix that takes each snapshot to the next, [B, n, n] for n snapshots but the last."""
         flat = torch.stack([value.flatten(1).double() for _, value in self.past], dim=1)
         products = self.total(flat @ flat.mT).cpu()
-        known, wanted = products[:, :-1, :-1], products[:, :-1, -1:]
+        known, target = products[:, :-1, :-1], products[:, :-1, -1:]
         size, axes = torch.linalg.eigh(known)
         keep = size > self.least * size[:, -1:]
         if self.rank:
             keep[:, : -self.rank] = False
         inverse = torch.where(keep, 1 / (size + self.ridge * size[:, -1:]), 0.0)
-        share = axes @ (inverse[..., None] * (axes.mT @ wanted))
+        share = axes @ (inverse[..., None] * (axes.mT @ target))
         flow = torch.zeros_like(known)
         flow[:, 1:, :-1] = torch.eye(known.shape[-1] - 1, dtype=known.dtype)
         flow[..., -1:] = share

@@ -9,12 +9,24 @@ UNTESTED = 1.0  # a threshold from here on takes every step
 
 @dataclass
 class Record:
-    """What one branch of one chain of blocks has done so far in this request, by step from 0."""
+    """What one branch of one chain of blocks has done so far in this request.
+
+    Attributes:
+        step: of the request, from 0; guidance may leave out a branch at some steps.
+        steps: how many the branch had.
+        cached: which were cached, and ``in_a_row`` how many of the last.
+        differences: found where one was tested, by step.
+    """
 
     step: int = -1
+    steps: int = 0
     cached: list[int] = field(default_factory=list)
     differences: dict[int, float] = field(default_factory=dict)
     in_a_row: int = 0
+
+    def begin(self, step: int) -> None:
+        """Go on to a step."""
+        self.step, self.steps = step, self.steps + 1
 
     def count(self, hit: bool) -> None:
         """Note how the step went."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ditmesh.cache.dbcache import Chain, DBCache
+from ditmesh.cache.chain import Chain
+from ditmesh.cache.dbcache import DBCache
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig
 
 QUANTILES = (("P00", 0.0), ("P25", 0.25), ("P50", 0.5), ("P75", 0.75), ("P95", 0.95))
@@ -50,7 +51,7 @@ def collect(cache: DBCache) -> list[CacheStats]:
 
 
 def _stats(chain: Chain, branch: str, record: Any, parallelism: ParallelismConfig) -> CacheStats:
-    steps, cached, count = record.step + 1, len(record.cached), len(chain.links)
+    steps, cached, count = record.steps, len(record.cached), len(chain.links)
     return CacheStats(
         cache_options=chain.config,
         calibrator=chain.calibrator,

@@ -53,8 +53,8 @@ class Session:
         """
         self.forward += 1
         self.shapes = _shapes([*args, *kwargs.values()])
-        time, branch = self._time(), (self.name, 0)
-        if time != self.time or (self.name and branch in self.seen):
+        time, branch = None if self.clock is None else self.clock(), (self.name, 0)
+        if time != self.time or self._is_next(branch):
             if self.clock is None and self.length is not None and self.step + 1 >= self.length:
                 self.begin_request()
             self.time, self.step, self.seen = time, self.step + 1, []
@@ -68,11 +68,11 @@ class Session:
                 "leave enable_separate_cfg out, and the branches are told apart."
             )
 
-    def _time(self) -> Hashable:
-        if self.clock is not None:
-            return self.clock()
-        first_of_step = not self.takes_turns or self.name or len(self.seen) != 1
-        return object() if first_of_step else self.time
+    def _is_next(self, branch: Branch) -> bool:
+        """Whether a forward begins a step, where no clock says that it does."""
+        if self.name:
+            return branch in self.seen
+        return self.clock is None and not (self.takes_turns and len(self.seen) == 1)
 
     def watch(self, cache_context: Callable[[str], AbstractContextManager[Any]]) -> Callable[[str], Any]:
         """A model's ``cache_context`` that also tells this session the name."""

@@ -68,22 +68,22 @@ def _cache(given: dict[str, Any]) -> tuple[DBCacheConfig, CalibratorConfig | Non
 
 def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
     """Take the calibrator out of the fields of a cache section."""
-    wanted = [name for name in CALIBRATORS if given.pop(f"enable_{name}", False)]
+    enabled = [name for name in CALIBRATORS if given.pop(f"enable_{name}", False)]
     shared = {
         "enable_encoder_calibrator": given.pop("enable_encoder_taylorseer", None),
         "calibrator_cache_type": given.pop("calibrator_cache_type", given.pop("taylorseer_cache_type", None)),
     }
     own = {name: given.pop(name) for name in list(given) if name.startswith(("taylorseer_", "dmd_"))}
-    if len(wanted) > 1:
-        raise ValueError(f"a step has one forecast, and {' and '.join(wanted)} are enabled; choose one.")
+    if len(enabled) > 1:
+        raise ValueError(f"a step has one forecast, and {' and '.join(enabled)} are enabled; choose one.")
     settings = own | {name: value for name, value in shared.items() if value is not None}
-    if not wanted:
+    if not enabled:
         if settings:
             raise ValueError(
                 f"{next(iter(settings))} is for a calibrator, and none is enabled: enable_taylorseer: true."
             )
         return None
-    return CALIBRATORS[wanted[0]](**settings)
+    return CALIBRATORS[enabled[0]](**settings)
 
 
 def _fill_auto(given: dict[str, Any]) -> dict[str, Any]:
