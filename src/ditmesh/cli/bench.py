@@ -43,9 +43,7 @@ class Sweep:
         str | None,
         _option(f"By commas (none,taylorseer), of {', '.join(FORECASTS)}.", "--calibrator", value="NAME,..."),
     ] = None
-    repeat: Annotated[
-        int, _option("Pictures, each of another seed; times are the best of them (3).", "--repeat", low=1)
-    ] = 3
+    repeat: Annotated[int, _option("Pictures, each of another seed; the best times count (3).", "--repeat", low=1)] = 3
     save_path: Annotated[
         Path | None, _option("The plot to write (EXAMPLE.cache.png).", "--save-path", value="FILE.png")
     ] = None
@@ -54,7 +52,7 @@ class Sweep:
 def _flags() -> type:
     """The fields of the sweep, and of `generate` those that it shares, as one record."""
     both = [(f.name, f.type, f) for f in (*fields(Sweep), *(f for f in fields(Options) if f.name in SHARED))]
-    return make_dataclass("BenchOptions", both)  # pyright: ignore[reportArgumentType]
+    return make_dataclass("BenchOptions", both)
 
 
 @takes(_flags())

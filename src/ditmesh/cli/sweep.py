@@ -52,7 +52,10 @@ class Point:
 
 
 class StepClock:
-    """The seconds that transformers take, without what a pipeline does before, between and after."""
+    """The seconds that transformers take, without what a pipeline does before, between and after.
+
+    On a CPU they are the processor's, which do not pass while other processes have it.
+    """
 
     def __init__(self, modules: Sequence[nn.Module], device: torch.device):
         self.cuda, self.seconds, self.started = device.type == "cuda", 0.0, 0.0
@@ -63,7 +66,7 @@ class StepClock:
     def _now(self) -> float:
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.perf_counter() if self.cuda else time.process_time()
 
     def _start(self, module: nn.Module, args: Any) -> None:
         self.started = self._now()
