@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli import app
+from ditmesh.cli.app import app
 from ditmesh.config import AXES, WORDS
 from ditmesh.planner.checks import check_layout
 

@@ -1,4 +1,4 @@
-"""What the documents of this interface show runs as it stands, with one import changed, and draws what one process does."""
+"""What the documents of this interface show runs as it stands but for one import, and draws what one process does."""
 
 import ast
 import os

@@ -144,9 +144,8 @@ def _calibrator(options: Options) -> CalibratorConfig | None:
     values = vars(options)
     asked = [name for name in CALIBRATORS if values[name]]
     if len(asked) > 1:
-        raise ValueError(
-            f"a cached step has one forecast; choose one of {' and '.join(f'--{name}' for name in asked)}."
-        )
+        flags = " and ".join(f"--{name}" for name in asked)
+        raise ValueError(f"a cached step has one forecast, and {flags} were asked for; choose one of them.")
     given = {name: values[name] for name in CALIBRATOR_FIELDS if values[name] is not None}
     for name in given:
         needed = name.partition("_")[0]

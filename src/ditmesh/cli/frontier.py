@@ -1,6 +1,7 @@
 """Draw what a cache costs against what it saves, as a picture that a person can read."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -21,24 +22,24 @@ def plot(points: "Sequence[Point]", title: str, path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     figure.suptitle(f"{title}: quality against cost, by threshold", fontsize=13)
     for name in dict.fromkeys(point.forecast for point in points):
-        own = [point for point in points if point.forecast == name]
+        own = [point for point in points if point.forecast == name and isfinite(mean(point.psnr))]
         quality = [mean(point.psnr) for point in own]
         style = {"color": COLOURS[name], "marker": MARKS[name], "markersize": 6, "label": TITLES[name]}
         left.plot([100 * mean(point.saved) for point in own], quality, **style)
         right.plot([point.time for point in own], quality, **style)
-        shown: set[tuple[int, int]] = set()
+        # The thresholds of the first forecast stand below its line, those of the others above theirs.
+        first = name == points[0].forecast
         for point, height in zip(own, quality, strict=True):
-            place = (round(20 * mean(point.saved)), round(height / 3))
-            if place not in shown:  # settings that cache the same steps lie on one another
-                left.annotate(
-                    f"{point.threshold:g}",
-                    (100 * mean(point.saved), height),
-                    xytext=(6, 6),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=COLOURS[name],
-                )
-            shown.add(place)
+            left.annotate(
+                f"{point.threshold:g}",
+                (100 * mean(point.saved), height),
+                xytext=(-6, -6) if first else (6, 6),
+                textcoords="offset points",
+                ha="right" if first else "left",
+                va="top" if first else "bottom",
+                fontsize=8,
+                color=COLOURS[name],
+            )
     left.set_xlabel("block calls left out, %")
     left.set_ylabel("PSNR against the exact picture, dB")
     right.set_xlabel("time of the steps / time without a cache")
