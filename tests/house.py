@@ -55,6 +55,7 @@ OUTSIDE: dict[str, set[str]] = {
 }
 DISPATCHER, DISPATCHER_FILE = "diffusers.models.attention_dispatch", "attention/backend.py"
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
+HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "launch", "planner", "generate", "__main__"}
 

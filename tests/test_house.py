@@ -73,7 +73,9 @@ def test_every_package_imported_is_declared_and_every_declared_one_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     name = re.compile(r"[A-Za-z0-9._-]+")
     declared = {name.match(line).group().lower() for line in project["dependencies"]}
-    extras = chain.from_iterable(project["optional-dependencies"][extra] for extra in ("dev", "docs"))
+    optional = project["optional-dependencies"]
+    declared |= {name.match(line).group().lower() for line in optional["bench"]}
+    extras = chain.from_iterable(optional[extra] for extra in ("dev", "docs"))
     development = {name.match(line).group().lower() for line in extras}
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
     used = {found.target.split(".")[0] for file in SOURCES for found in imports(file, SOURCES[file])}

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import ditmesh
+from ditmesh.cli.bench import bench
 from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate import generate
 from ditmesh.cli.models import models
@@ -17,6 +18,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 app.command(cls=Sections, no_args_is_help=True)(generate)
+app.command(cls=Sections, no_args_is_help=True)(bench)
 app.command()(models)
 
 

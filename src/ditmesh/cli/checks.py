@@ -7,7 +7,9 @@ from typing import Any
 
 import diffusers
 import torch
+from accelerate import init_empty_weights
 
+import ditmesh
 from ditmesh import api
 from ditmesh.cli.call import OURS
 from ditmesh.cli.images import open_inputs
@@ -23,6 +25,7 @@ def check_job(job: Job) -> Job:
     check_attention(job)
     check_call(job)
     check_classes(job)
+    check_cache(job)
     return replace(job, call={**job.call, **open_inputs(job.inputs, job.example.images)})
 
 
@@ -70,3 +73,18 @@ def check_classes(job: Job) -> None:
                 raise ValueError(
                     f"--compile: diffusers does not say which blocks {facts.class_name} repeats; leave it out."
                 )
+
+
+def check_cache(job: Job) -> None:
+    """Refuse a cache that does not fit the blocks, which transformers without weights tell."""
+    if job.cache is None:
+        return
+    arguments = job.cache.arguments()
+    modifiers = arguments.pop("params_modifiers") or [None] * len(job.facts.transformers)
+    for facts, own in zip(job.facts.transformers.values(), modifiers, strict=True):
+        with init_empty_weights():
+            transformer = diffusers_class(facts.class_name).from_config(dict(facts.config))
+        try:
+            ditmesh.enable_cache(transformer, **arguments, params_modifiers=own)
+        except ValueError as error:
+            raise ValueError(f"--cache: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmesh import ParallelismConfig
+from ditmesh.cli.caching import Cached, choose_cache, read_file
 from ditmesh.cli.call import call_arguments
 from ditmesh.cli.examples import find_example, for_pipeline
 from ditmesh.cli.examples.example import Example
@@ -52,6 +53,7 @@ class Job:
         options: the flags as given, for what needs no working out.
         model: a folder or hub id, and `facts` what its JSON files say.
         parts: components that are loaded from elsewhere.
+        cache: what is cached and how, or None.
         call: arguments of the pipeline's call, but for the generator and the kind of output.
         asked: those of them that the user gave.
         inputs: the images that go in; `call` gets them when they are opened.
@@ -65,6 +67,7 @@ class Job:
     parts: tuple[Part, ...]
     lora: LoraWeights | None
     layout: ParallelismConfig
+    cache: Cached | None
     call: Mapping[str, Any]
     asked: frozenset[str]
     inputs: Inputs
@@ -80,7 +83,8 @@ def prepare(options: Options, world: World) -> Job:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
     named = find_example(options.example)
-    layout = choose_layout(options.parallel, options.nproc, world)
+    file = read_file(options.config_path, world.size if world.launched else options.nproc or 1)
+    options, layout = with_file(options, file, world)
     model = options.model_path or os.environ.get(named.folder_variable or "") or named.model
     transformer = find_transformer(options.transformer_path)
     facts = read_pipeline(model, transformer[1] if transformer else None)
@@ -89,7 +93,12 @@ def prepare(options: Options, world: World) -> Job:
         for part in facts.transformers.values():
             check_layout(layout, part.class_name, part.config, layout.world_size)
     call, asked = call_arguments(options, example)
-    refuse_idle_flags(options, example, layout, call)
+    cache = choose_cache(options, file, example, len(facts.transformers), call.get("num_inference_steps"))
+    refuse_idle_flags(options, example, call)
+    if options.verify and layout.world_size == 1 and cache is None:
+        raise ValueError(
+            "--verify compares a layout or a cache with one process, and this is one process; add --parallel ulysses2."
+        )
     check_writable(options.save_path or Path(f"{example.name}{example.suffixes[0]}"), example)
     shared = shared_parts(options, layout, example, facts)
     inputs = find_inputs(options, example)
@@ -102,6 +111,7 @@ def prepare(options: Options, world: World) -> Job:
         parts=tuple(part for part in (transformer and transformer[0], controlnet) if part),
         lora=find_lora(options, example),
         layout=replace(layout, extra_parallel_modules=shared),
+        cache=cache,
         call=call,
         asked=asked,
         inputs=inputs,
@@ -109,6 +119,21 @@ def prepare(options: Options, world: World) -> Job:
         warmups=example.warmup if options.warmup is None else options.warmup,
         fps=options.fps or example.fps,
     )
+
+
+def with_file(options: Options, file: Mapping[str, Any], world: World) -> tuple[Options, ParallelismConfig]:
+    """The flags with the kernel that --config names, and the layout of either.
+
+    Raises:
+        ValueError: flags and file contradict each other, or the ranks do not fill the layout.
+    """
+    own: ParallelismConfig | None = file.get("parallelism_config")
+    kernel = file.get("attention_backend") or (own and own.attention_backend)
+    for flag, given, theirs in (("--parallel", options.parallel, own), ("--attn", options.attn, kernel)):
+        if given is not None and theirs is not None:
+            raise ValueError(f"{flag} {given}, but --config {options.config_path} says {theirs}; use one of them.")
+    layout = choose_layout(options.parallel if own is None else str(own), options.nproc, world)
+    return replace(options, attn=options.attn or kernel), layout if own is None else own
 
 
 def shared_parts(
@@ -121,7 +146,18 @@ def shared_parts(
     """
     components = [*facts.components, *(["controlnet"] if example.controlnet else [])]
     texts = [name for name in components if name.startswith("text_encoder") or name in TEXT_ENCODERS]
-    shared: list[str] = []
+    shared: list[str] = list(layout.extra_parallel_modules)
+    if shared and layout.world_size == 1:
+        raise ValueError(
+            f"--config {options.config_path}: extra_parallel_modules are shared over the ranks of a layout, and this "
+            f"is one process; give parallelism_config a size, such as ulysses_size: 2."
+        )
+    for name in shared:
+        if name not in components:
+            raise ValueError(
+                f"--config {options.config_path}: a {example.pipeline} has no {name!r} among its components; "
+                f"use of {', '.join(components)}."
+            )
     for flag, asked, what, names in (
         ("--parallel-text", options.parallel_text, "text encoder", texts),
         ("--parallel-vae", options.parallel_vae, "VAE", [name for name in components if name == "vae"]),
@@ -177,7 +213,7 @@ def visible_accelerators(word: str) -> int:
     return count
 
 
-def refuse_idle_flags(options: Options, example: Example, layout: ParallelismConfig, call: Mapping[str, Any]) -> None:
+def refuse_idle_flags(options: Options, example: Example, call: Mapping[str, Any]) -> None:
     """Refuse what would have no effect here: nothing asked for is ignored."""
     if not example.frames:
         for flag, value in (("--num-frames", options.num_frames), ("--fps", options.fps)):
@@ -193,10 +229,6 @@ def refuse_idle_flags(options: Options, example: Example, layout: ParallelismCon
             raise ValueError(f"{flag} is for untimed runs, and there are none; add --warmup 1.")
     if options.warmup_steps is not None and "num_inference_steps" not in call:
         raise ValueError(f"--warmup-steps: a {example.pipeline} has no single number of steps; leave it out.")
-    if options.verify and layout.world_size == 1:
-        raise ValueError(
-            "--verify compares a layout with one process, and this is one process; add --parallel ulysses2."
-        )
     if options.generator_device not in ("cpu", "cuda"):
         raise ValueError(f"--generator-device {options.generator_device!r} is unknown; use cpu or cuda.")
 

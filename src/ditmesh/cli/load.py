@@ -74,7 +74,7 @@ def load_lora(pipe: Any, job: Job) -> None:
 
 
 def share_out(pipe: Any, job: Job) -> list[str]:
-    """Apply the layout and the attention kernel; a pipeline with neither stays as it was loaded.
+    """Apply the layout, the cache and the attention kernel; a pipeline with none of them stays as it was loaded.
 
     Returns:
         what every rank keeps whole, though sharing it was asked for.
@@ -84,10 +84,13 @@ def share_out(pipe: Any, job: Job) -> list[str]:
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
     try:
+        asked: dict[str, Any] = {"attention_backend": job.options.attn}
         if job.layout.world_size > 1:
-            ditmesh.enable_cache(pipe, parallelism_config=job.layout, attention_backend=job.options.attn)
-        elif job.options.attn:
-            ditmesh.enable_cache(pipe, attention_backend=job.options.attn)
+            asked["parallelism_config"] = job.layout
+        if job.cache:
+            asked |= job.cache.arguments()
+        if any(asked.values()):
+            ditmesh.enable_cache(pipe, **asked)
     finally:
         logger.removeHandler(notes)
         logger.setLevel(level)

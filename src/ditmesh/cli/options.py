@@ -9,7 +9,7 @@ import typer
 # As ParallelismConfig.parse reads them; a test holds the two together.
 WORDS = ("tp", "ulysses", "ring", "usp", "tp_ulysses", "ulysses_tp", "tp_ring", "ring_tp", "usp_tp")
 PICTURE, INPUT, MODEL = "Picture or video", "Images that go in", "Model"
-LAYOUT, MEMORY, MEASURE = "Layout", "Memory and speed", "Measure and check"
+LAYOUT, CACHE, MEMORY, MEASURE = "Layout", "Cache", "Memory and speed", "Measure and check"
 
 
 def _option(panel: str, help: str, *names: str, low: int | None = None, value: str | None = None):
@@ -27,6 +27,7 @@ def _text(panel: str, help: str, *names: str, value: str = "TEXT"):
 Text = str | None
 Texts = list[str] | None
 Count = int | None
+Number = float | None
 Switch = bool
 
 
@@ -115,6 +116,55 @@ class Options:
     parallel_vae: Annotated[Switch, _option(LAYOUT, "Share the VAE over all ranks too.", "--parallel-vae")] = False
     parallel_controlnet: Annotated[
         Switch, _option(LAYOUT, "Share the ControlNet like the transformer.", "--parallel-controlnet")
+    ] = False
+
+    config_path: Annotated[
+        Path | None,
+        _option(
+            LAYOUT, "A YAML file with cache_config, parallelism_config ...", "--config", "--config-path", value="FILE"
+        ),
+    ] = None
+
+    cache: Annotated[Switch, _option(CACHE, "Leave out blocks that would add what they added before.", "--cache")] = (
+        False
+    )
+    residual_diff_threshold: Annotated[
+        Number,
+        _option(CACHE, "How different a cached step may be (0.12).", "--rdt", "--residual-diff-threshold", value="X"),
+    ] = None
+    Fn_compute_blocks: Annotated[
+        Count, _count(CACHE, "First blocks that always run (1).", "--Fn", "--Fn-compute-blocks")
+    ] = None
+    Bn_compute_blocks: Annotated[
+        Count, _count(CACHE, "Last blocks that always run (0).", "--Bn", "--Bn-compute-blocks", low=0)
+    ] = None
+    max_warmup_steps: Annotated[
+        Count, _count(CACHE, "First steps that are always computed (8).", "--ws", "--max-warmup-steps", low=0)
+    ] = None
+    warmup_interval: Annotated[Count, _count(CACHE, "Of those, every N-th (1).", "--wi", "--warmup-interval")] = None
+    max_cached_steps: Annotated[
+        Count, _count(CACHE, "Cached steps at most (-1: any).", "--mc", "--max-cached-steps", low=-1)
+    ] = None
+    max_continuous_cached_steps: Annotated[
+        Count, _count(CACHE, "Likewise in a row (3).", "--mcc", "--max-continuous-cached-steps", low=-1)
+    ] = None
+    steps_mask: Annotated[Switch, _option(CACHE, "Fix steps that are computed (medium).", "--steps-mask")] = False
+    mask_policy: Annotated[
+        Text,
+        _text(CACHE, "Fix them: slow, medium, fast, ultra; s, m, f, u.", "--scm", "--mask-policy", value="POLICY"),
+    ] = None
+    taylorseer: Annotated[Switch, _option(CACHE, "Extrapolate what is left out, by TaylorSeer.", "--taylorseer")] = (
+        False
+    )
+    taylorseer_order: Annotated[Count, _count(CACHE, "Its polynomial's (1).", "--taylorseer-order")] = None
+    foca: Annotated[Switch, _option(CACHE, "Extrapolate by FoCa.", "--foca")] = False
+    dmd: Annotated[Switch, _option(CACHE, "Extrapolate by dynamic mode decomposition.", "--dmd")] = False
+    dmd_history: Annotated[Count, _count(CACHE, "Steps that it looks at (6).", "--dmd-history", low=4)] = None
+    dmd_svd_precision: Annotated[
+        Text, _text(CACHE, "low, medium, high.", "--dmd-svd", "--dmd-svd-precision", value="NAME")
+    ] = None
+    cache_summary: Annotated[
+        Switch, _option(CACHE, "Show what was cached, as a table.", "--summary", "--cache-summary")
     ] = False
 
     vae_tiling: Annotated[Switch, _option(MEMORY, "Decode in tiles: less memory, seams possible.", "--vae-tiling")] = (

@@ -9,6 +9,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+import ditmesh
+from ditmesh.cli.caching import Cached
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.example import IMAGE_MASK
 from ditmesh.cli.job import Job
@@ -64,6 +66,7 @@ def init_facts(job: Job, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
         "layout": job.layout,
         "shared too": ", ".join(shared(job, whole)),
         "kept whole": "\n".join(whole),
+        "cache": job.cache and cache_tag(job.cache),
         "attention": options.attn,
         "memory": "only the part that runs is on the GPU" if options.cpu_offload else "",
         "compiled": "the transformers' repeated blocks" if options.compile else "",
@@ -72,6 +75,11 @@ def init_facts(job: Job, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
     changed = {"steps": options.warmup_steps, "prompt": options.warmup_prompt, "seed": options.warmup_seed}
     told = ", ".join(f"{name} {value!r}" for name, value in changed.items() if value is not None)
     return {name: fact for name, fact in facts.items() if fact} | ({"warm-up": told} if told else {})
+
+
+def cache_tag(cache: Cached) -> str:
+    """The cache in a word, as it is in names of files."""
+    return ditmesh.strify({"cache_config": cache.config, "calibrator_config": cache.calibrator})
 
 
 def shared(job: Job, whole: Sequence[str]) -> list[str]:
@@ -98,19 +106,26 @@ def _shown(value: Any) -> Any:
 
 def output_facts(
     job: Job,
+    cached: str,
     device: str,
     with_it: Sequence[str],
     load_seconds: float,
     warmup_seconds: Sequence[float],
     seconds: Sequence[float],
 ) -> dict[str, Any]:
-    """What was done and how long it took; ``with_it`` are the components shared beside the transformer."""
+    """What was done and how long it took.
+
+    Args:
+        cached: the tag of the cache, or "".
+        with_it: the components shared beside the transformer.
+    """
+    done = f"{job.layout} with {', '.join(with_it)} shared" if with_it else str(job.layout)
     mean = f"{statistics.mean(seconds):.2f} s"
     if len(seconds) > 1:
         mean += f" (mean of {len(seconds)}: {min(seconds):.2f} to {max(seconds):.2f} s)"
     return {
         "model": job.example.name,
-        "optimization": f"{job.layout} with {', '.join(with_it)} shared" if with_it else job.layout,
+        "optimization": f"{done}, {cached}" if cached else done,
         "device": f"{device} x {job.layout.world_size}",
         "load time": f"{load_seconds:.2f} s",
         "warmup time": f"{sum(warmup_seconds):.2f} s" if warmup_seconds else "none",

@@ -15,13 +15,14 @@ SECTIONS = ("cache_config", "calibrator_config", "parallelism_config", "attentio
 SIZES = tuple(f"{axis}_size" for axis in AXES)
 
 
-def load_configs(path_or_dict: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int | None = None) -> dict[str, Any]:
     """Read a YAML file, or a dict of the same shape, into keyword arguments: ``enable_cache(pipe, **load_configs(x))``.
 
     The sections ``cache_config`` and ``parallelism_config`` hold the fields of ``DBCacheConfig`` and
     ``ParallelismConfig``. A calibrator is named inside ``cache_config`` (``enable_taylorseer: true``,
     ``taylorseer_order: 2``, ``enable_foca``, ``enable_dmd`` ...). ``steps_computation_mask`` may be the name of a
-    policy if ``num_inference_steps`` is given, and one size may be ``auto``: what the others leave of ``WORLD_SIZE``.
+    policy if ``num_inference_steps`` is given, and one size may be ``auto``: what the others leave of ``world_size``
+    ranks, or else of the ``WORLD_SIZE`` that torchrun sets.
 
     Raises:
         ValueError: a section, field or value that does not exist.
@@ -36,7 +37,7 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any]) -> dict[str, Any]
         if calibrator is not None:
             configs["calibrator_config"] = calibrator
     if (parallelism := sections.get("parallelism_config")) is not None:
-        configs["parallelism_config"] = ParallelismConfig(**_fill_auto(dict(parallelism)))
+        configs["parallelism_config"] = ParallelismConfig(**_fill_auto(dict(parallelism), world_size))
     if (kernel := sections.get("attention_backend")) is not None:
         configs["attention_backend"] = kernel
     return configs
@@ -86,16 +87,14 @@ def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
     return CALIBRATORS[enabled[0]](**settings)
 
 
-def _fill_auto(given: dict[str, Any]) -> dict[str, Any]:
+def _fill_auto(given: dict[str, Any], ranks: int | None) -> dict[str, Any]:
     auto = [name for name in SIZES if given.get(name) == "auto"]
     if not auto:
         return given
     if len(auto) > 1:
         raise ValueError(f"{' and '.join(auto)} are both auto; name the size of all but one.")
-    world, others = (
-        int(os.environ.get("WORLD_SIZE", "1")),
-        prod(given.get(name) or 1 for name in SIZES if name != auto[0]),
-    )
+    world = int(os.environ.get("WORLD_SIZE", "1")) if ranks is None else ranks
+    others = prod(given.get(name) or 1 for name in SIZES if name != auto[0])
     if world % others:
         raise ValueError(f"{auto[0]}: auto, but the other sizes take {others} ranks, which do not divide {world}.")
     return given | {auto[0]: world // others}

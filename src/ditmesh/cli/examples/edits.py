@@ -1,6 +1,8 @@
 """The examples that change pictures, which they need by --image-path."""
 
-from ditmesh.cli.examples.example import Example, Images, Lora
+from typing import Any
+
+from ditmesh.cli.examples.example import LIGHTNING, Example, Images, Lora
 
 WIZARD = "Give the main subject a wizard's hat and a long blue cloak; keep everything else as it is."
 WINTER = "Turn the scene into a winter evening with snow and warm window light; keep the composition."
@@ -25,8 +27,7 @@ def _qwen_edit(
     steps: int = 50,
     scale: float = 4.0,
     side: int | None = 1024,
-    seed: int = 0,
-    lora: Lora | None = None,
+    **more: Any,
 ) -> Example:
     call = {"true_cfg_scale": scale, "negative_prompt": " "} if scale > 1 else {"true_cfg_scale": scale}
     return Example(
@@ -40,8 +41,7 @@ def _qwen_edit(
         width=side,
         call=call,
         images=IMAGES,
-        lora=lora,
-        seed=seed,
+        **more,
     )
 
 
@@ -74,6 +74,7 @@ EDITS = (
         "QWEN_IMAGE_EDIT_DIR",
         steps=8,
         scale=1.0,
+        cache=LIGHTNING,
         lora=Lora(
             "lightx2v/Qwen-Image-Lightning",
             {
@@ -88,6 +89,7 @@ EDITS = (
         "QWEN_IMAGE_EDIT_2511_DIR",
         steps=4,
         scale=1.0,
+        cache=LIGHTNING,
         lora=Lora(
             "lightx2v/Qwen-Image-Edit-2511-Lightning",
             {4: "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors"},

@@ -46,6 +46,21 @@ class ControlNet:
 
 
 @dataclass(frozen=True)
+class CacheSettings:
+    """How an example is cached, where neither a flag nor a file says otherwise: fields of DBCacheConfig.
+
+    Attributes:
+        fields: for a number of steps; the first entry is for every other number.
+        transformers: what each of several transformers does differently.
+        factors: what the threshold is multiplied by, for each list of blocks.
+    """
+
+    fields: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    transformers: tuple[Mapping[str, Any], ...] = ()
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Example:
     """One row of `ditmesh generate list`.
 
@@ -59,6 +74,7 @@ class Example:
         fps: frames per second of a video, and ``rate_argument`` the argument of the call that has to know them.
         call: further arguments of the pipeline's call.
         saved_as: pipeline classes whose saved models have all that ``pipeline`` needs.
+        cache: its settings if it is cached.
         layers: the result is a stack of pictures with transparency.
         seed: of the noise.
         warmup: how many untimed runs come first.
@@ -80,6 +96,7 @@ class Example:
     images: Images | None = None
     lora: Lora | None = None
     controlnet: ControlNet | None = None
+    cache: CacheSettings = field(default_factory=CacheSettings)
     saved_as: tuple[str, ...] = ()
     layers: bool = False
     seed: int = 0
@@ -110,3 +127,13 @@ class Example:
         if self.images is None or not self.images.needed:
             return ""
         return IMAGE_MASK if self.images.mask else "image"
+
+
+# A model distilled to so few steps is cached with half of its blocks, once or twice.
+_BOTH_ENDS = {"Fn_compute_blocks": 16, "Bn_compute_blocks": 16, "max_continuous_cached_steps": 1}
+LIGHTNING = CacheSettings(
+    {
+        8: _BOTH_ENDS | {"max_warmup_steps": 4, "max_cached_steps": 2, "residual_diff_threshold": 0.5},
+        4: _BOTH_ENDS | {"max_warmup_steps": 2, "max_cached_steps": 1, "residual_diff_threshold": 0.8},
+    }
+)

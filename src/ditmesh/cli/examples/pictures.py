@@ -1,9 +1,10 @@
 """The examples that draw pictures from text, or along a control image."""
 
 from pathlib import Path
+from typing import Any
 
 import ditmesh
-from ditmesh.cli.examples.example import ControlNet, Example, Images, Lora
+from ditmesh.cli.examples.example import LIGHTNING, CacheSettings, ControlNet, Example, Images, Lora
 
 CAT_SIGN = "A cat holding a sign that says hello world"
 COFFEE_SHOP = (
@@ -28,10 +29,10 @@ def _flux2_klein(name: str, size: str, base: bool) -> Example:
     return Example(name, "Flux2KleinPipeline", model, CAT_SIGN, steps, variable, call=call, images=REFERENCES)
 
 
-def _qwen_image(name: str, model: str, steps: int = 50, scale: float = 4.0, lora: Lora | None = None) -> Example:
+def _qwen_image(name: str, model: str, steps: int = 50, scale: float = 4.0, **more: Any) -> Example:
     call = {"true_cfg_scale": scale, "negative_prompt": " "} if scale > 1 else {"true_cfg_scale": scale}
     variable = f"{name.upper().removesuffix('_LIGHTNING')}_DIR"
-    return Example(name, "QwenImagePipeline", model, COFFEE_SHOP, steps, variable, call=call, lora=lora)
+    return Example(name, "QwenImagePipeline", model, COFFEE_SHOP, steps, variable, call=call, **more)
 
 
 def _zimage_controlnet(version: str, file: str) -> Example:
@@ -92,6 +93,7 @@ PICTURES = (
         "FLUX_2_DIR",
         call={"guidance_scale": 4.0},
         images=REFERENCES,
+        cache=CacheSettings(factors=(1.0, 3.0)),  # the single blocks' residual moves more
     ),
     _flux2_klein("flux2_klein_4b", "4B", base=False),
     _flux2_klein("flux2_klein_9b", "9B", base=False),
@@ -111,6 +113,7 @@ PICTURES = (
                 4: "Qwen-Image-Lightning-4steps-V1.0-bf16.safetensors",
             },
         ),
+        cache=LIGHTNING,
     ),
     Example(
         "qwen_image_controlnet",

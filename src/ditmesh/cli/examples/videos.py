@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ditmesh.cli.examples.example import Example, Images
+from ditmesh.cli.examples.example import CacheSettings, Example, Images
 
 CAT_WALKS = "A cat walks on the grass, realistic"
 BAKING = "A cat and a dog bake a cake in a cosy kitchen; the cat weighs the flour, the dog stirs the batter."
@@ -15,6 +15,10 @@ WAN_NEGATIVE = (
 )
 LTX_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
 START = Images()
+# The one for noisy latents runs few steps, the other the rest.
+TWO_EXPERTS = CacheSettings(
+    transformers=({"max_warmup_steps": 4, "max_cached_steps": 8}, {"max_warmup_steps": 2, "max_cached_steps": 20})
+)
 
 
 def _video(
@@ -58,7 +62,14 @@ def _ltx2(name: str, pipeline: str, **more: Any) -> Example:
 VIDEOS = (
     _wan("wan2.1_t2v", "WanPipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 30, (480, 832, 49), 5.0, variable="WAN_DIR"),
     _wan(
-        "wan2.2_t2v", "WanPipeline", "Wan-AI/Wan2.2-T2V-A14B-Diffusers", 30, (480, 832, 49), 5.0, variable="WAN_2_2_DIR"
+        "wan2.2_t2v",
+        "WanPipeline",
+        "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        30,
+        (480, 832, 49),
+        5.0,
+        variable="WAN_2_2_DIR",
+        cache=TWO_EXPERTS,
     ),
     _wan(
         "wan2.1_i2v",
@@ -81,6 +92,7 @@ VIDEOS = (
         prompt=COMES_ALIVE,
         variable="WAN_2_2_I2V_DIR",
         images=START,
+        cache=TWO_EXPERTS,
     ),
     _wan(
         "wan2.1_vace",
@@ -101,6 +113,7 @@ VIDEOS = (
         5.0,
         variable="WAN_2_2_VACE_DIR",
         images=Images("reference_images", needed=False, many=True),
+        cache=TWO_EXPERTS,
     ),
     _video(
         "skyreels_v2",
