@@ -130,9 +130,10 @@ class Chain:
 
     def _total(self, x: Tensor) -> Tensor:
         """The sum over the ranks, the same to the bit on all of them; tensor-parallel ranks hold the same numbers."""
-        if self.mesh is None:
+        mesh = self.session.halves_mesh() or self.mesh
+        if mesh is None:
             return x
-        return all_gather(x[None], 0, [1] * self.mesh.size(), self.mesh).cpu().sum(0)
+        return all_gather(x[None], 0, [1] * mesh.size(), mesh).cpu().sum(0)
 
     def _foresee(self, state: State, entry: Streams) -> Streams:
         """What comes out of the middle blocks, for what goes into them."""
@@ -175,18 +176,26 @@ class DBCache:
     """
 
     options: Configs
-    parallelism: ParallelismConfig
 
-    def __init__(self, session: Session, chains: list[Chain]):
-        self.session, self.chains = session, chains
+    def __init__(self, session: Session, chains: list[Chain], parallelism: ParallelismConfig):
+        self.session, self.chains, self.parallelism = session, chains, parallelism
         session.forgetters += [chain.forget for chain in chains]
 
     def configure(self, options: Configs) -> None:
         """Begin a request with these settings, and what the modifiers make of them."""
-        for chain in self.chains:
-            chain.configure(chain.modifier.of(*options))
+        of_chains = [chain.modifier.of(*options) for chain in self.chains]
+        for config, _ in of_chains if self.parallelism.cfg_size > 1 else []:
+            if not config.cfg_diff_compute_separate:
+                raise ValueError(
+                    "cfg_diff_compute_separate=False takes the difference of the first branch for the second, and with "
+                    "cfg_size=2 another rank runs the first; use cfg_diff_compute_separate=True."
+                )
+        for chain, configs in zip(self.chains, of_chains, strict=True):
+            chain.configure(configs)
         self.options = options
-        self.session.configure(options[0].enable_separate_cfg, options[0].num_inference_steps)
+        # Where ranks share the branches out, those that run here are all of one branch.
+        takes_turns = options[0].enable_separate_cfg if self.parallelism.cfg_size == 1 else None
+        self.session.configure(takes_turns, options[0].num_inference_steps)
 
 
 def apply_dbcache(
@@ -194,6 +203,7 @@ def apply_dbcache(
     spec: ModelSpec,
     options: Configs,
     modifiers: Sequence[ParamsModifier],
+    parallelism: ParallelismConfig,
     mesh: DeviceMesh | None,
     undo: ExitStack,
 ) -> DBCache:
@@ -204,6 +214,7 @@ def apply_dbcache(
         spec: its fact sheet, or what a ``BlockAdapter`` says of it.
         options: the config and the calibrator of every chain of blocks.
         modifiers: what each list of blocks does differently; one is for all of them.
+        parallelism: the layout it runs in.
         mesh: the ranks that share a forward, as one axis; None for one process.
         undo: takes what takes each change back.
 
@@ -212,7 +223,7 @@ def apply_dbcache(
     """
     session = Session()
     cached = [Chain(name, blocks, each, session, mesh) for name, blocks, each in _chains(model, spec, modifiers)]
-    cache = DBCache(session, cached)
+    cache = DBCache(session, cached, parallelism)
     cache.configure(options)
     begin = model.register_forward_pre_hook(session.begin_forward, with_kwargs=True, prepend=True)
     undo.callback(begin.remove)

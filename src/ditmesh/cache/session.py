@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 Branch = tuple[str, int]
 Clock = Callable[[], Hashable]
@@ -18,6 +19,7 @@ class Session:
 
     Attributes:
         clock: something that changes between the steps of a pipeline, and not within one; None without a pipeline.
+        halves_mesh: the ranks that share this forward's batch, if each has half of it.
         step: of this request, from 0.
         forward: a number for each forward.
         branch: the name given, and which of the forwards of that name in this step it is.
@@ -26,6 +28,7 @@ class Session:
 
     def __init__(self) -> None:
         self.clock: Clock | None = None
+        self.halves_mesh: Callable[[], DeviceMesh | None] = lambda: None
         self.forgetters: list[Callable[[], None]] = []
         self.name = ""
         self.shapes: Any = None
@@ -74,14 +77,14 @@ class Session:
         first_of_step = not self.takes_turns or self.name or len(self.seen) != 1
         return object() if first_of_step else self.time
 
-    def watch(self, cache_context: Callable[[str], AbstractContextManager[Any]]) -> Callable[[str], Any]:
+    def watch(self, cache_context: Callable[..., AbstractContextManager[Any]]) -> Callable[..., Any]:
         """A model's ``cache_context`` that also tells this session the name."""
 
         @contextmanager
-        def context(name: str) -> Iterator[None]:
+        def context(name: str, **where: Any) -> Iterator[None]:
             before, self.name = self.name, name
             try:
-                with cache_context(name):
+                with cache_context(name, **where):
                     yield
             finally:
                 self.name = before
