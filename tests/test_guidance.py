@@ -14,13 +14,16 @@ from ditmesh import DBCacheConfig, ParallelismConfig
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
+]
 TWO_CALLS = (
     "flux", "flux_kontext", "qwen_image", "qwen_image_edit", "chroma", "cogview4", "longcat_image", "lumina2", "krea2",
     "ovis_image", "hunyuan_image", "wan", "wan_two", "wan_i2v", "wan_vace", "skyreels_v2", "joy_image_edit",
     "qwen_image_controlnet", "hunyuan_video15",
 )  # fmt: skip
-ONE_BATCH = ("sd3", "z_image", "ltx", "ltx2", "cogvideox", "mochi", "bria_fibo", "ernie_image")
+ONE_BATCH = ("sd3", "z_image", "ltx", "cogvideox", "mochi", "bria_fibo", "ernie_image")
 
 
 class Log(logging.Handler):
@@ -92,3 +95,46 @@ def test_a_rank_runs_its_own_of_two_calls(ranks: Ranks, tmp_path: Path, name: st
 @pytest.mark.parametrize("name", ONE_BATCH)
 def test_a_rank_runs_its_half_of_one_batch(ranks: Ranks, tmp_path: Path, name: str) -> None:
     assert check(ranks, tmp_path, name, [call_kwargs(name)], 1e-5) == [50, 50]
+
+
+def test_a_third_call_is_waited_for(ranks: Ranks, tmp_path: Path) -> None:
+    """LTX-2 asks for both branches in one batch, and then once more, without the other modality."""
+    check(ranks, tmp_path, "ltx2", [call_kwargs("ltx2")], 1e-5, waits=2)
+
+
+def test_requests_follow_each_other(ranks: Ranks, tmp_path: Path) -> None:
+    call = call_kwargs("qwen_image")
+    two = call | {"prompt": ["a cat", "a dog"], "negative_prompt": ["a red cat", "a blue dog"]}
+    assert check(ranks, tmp_path, "qwen_image", [call, two, call | {"width": 48}], 0) == [50, 50]
+
+
+@pytest.mark.parametrize("layout", ["cfg2.ulysses2", "cfg2.tp2", "cfg2.ring2"])
+def test_a_branch_runs_on_several_ranks(ranks: Ranks, tmp_path: Path, layout: str) -> None:
+    extras = ["text_encoder", "vae"]
+    check(ranks, tmp_path, "qwen_image", [call_kwargs("qwen_image")], 1e-4, layout, extras=extras)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("wan", 0), ("sd3", 1e-5)])
+def test_a_branch_has_a_cache_of_its_own(ranks: Ranks, tmp_path: Path, name: str, tolerance: float) -> None:
+    cache = DBCacheConfig(Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.9)
+    check(ranks, tmp_path, name, [call_kwargs(name) | {"num_inference_steps": 4}], tolerance, cache=cache)
+
+
+def refusal(path: Path, call: dict[str, Any], cache: DBCacheConfig | None) -> str:
+    with pytest.raises(ValueError, match="cfg_size=2") as refused:
+        draw(path, [call], "cfg2", cache)
+    return str(refused.value)
+
+
+def test_a_request_without_guidance_is_refused_on_both_ranks(ranks: Ranks, tmp_path: Path) -> None:
+    call = {name: x for name, x in call_kwargs("flux").items() if name != "negative_prompt"}
+    for message in ranks.run(refusal, 2, tiny_path("flux", tmp_path), call, None):
+        assert "runs FLUX.1 once a step" in message
+        assert "a negative prompt, with true_cfg_scale" in message
+        assert "ulysses_size=2" in message
+
+
+def test_the_difference_of_a_branch_on_another_rank_is_refused(ranks: Ranks, tmp_path: Path) -> None:
+    cache = DBCacheConfig(cfg_diff_compute_separate=False)
+    for message in ranks.run(refusal, 2, tiny_path("wan", tmp_path), call_kwargs("wan"), cache):
+        assert "use cfg_diff_compute_separate=True" in message

@@ -48,7 +48,7 @@ def in_one_batch(name: str, shape: tuple[Any, ...], layout: str | None) -> tuple
 def refusal(name: str) -> str:
     model, inputs = doubled(name, SHAPES["odd"])
     ditmesh.enable_cache(model, parallelism_config=ParallelismConfig.parse("cfg2"))
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match="cfg_size=2") as refused:
         forward(model, inputs)
     return str(refused.value)
 
