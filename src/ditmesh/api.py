@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
 from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
-from ditmesh.cache.caching import Caching, refresh_context, strify, summary
+from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
 from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
 from ditmesh.modules import check_present, expand
@@ -189,6 +189,8 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
 
 def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
     guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
+    for (model, _), guidance in zip(plan.transformers, guidances, strict=True):
+        halve(model, lambda guidance=guidance: replica_mesh(mesh) if guidance.in_halves else None)
     if not isinstance(plan.pipe, nn.Module):
         watch_guidance(plan.pipe, guidances, undo)
 

@@ -117,7 +117,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Refuse:
-    """An argument that a sequence cut into shards cannot honour, and why: whoever passes it gets an error."""
+    """An argument that a sequence or a batch in shards cannot honour, and why: whoever passes it gets an error."""
 
     why: str
 
@@ -177,6 +177,8 @@ class ModelSpec:
         width: the config key that holds the width of all heads together, where none holds that of one.
         kv_heads: the config key that holds the number of key and value heads, where they may be fewer.
         controls: the class name of the transformer that a ControlNet is for; empty for a transformer.
+        batch_dims: argument -> the dimension that runs over the batch where it is not the first one, None where none
+            does, or why a batch with it cannot be halved.
     """
 
     transformer: str
@@ -192,6 +194,7 @@ class ModelSpec:
     width: str = ""
     kv_heads: str = ""
     controls: str = ""
+    batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""

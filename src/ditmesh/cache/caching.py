@@ -1,6 +1,6 @@
 """The caches of one pipeline: a call to enable them, and what a user asks of them afterwards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -45,13 +45,18 @@ class Caching:
         """Cache the transformers' steps; ``mesh``: the ranks of the layout that share a forward, as one axis."""
         caches = []
         for (model, spec), modifiers in zip(self.transformers, self.modifiers, strict=True):
-            cache = apply_dbcache(model, spec, self.options, modifiers, mesh, undo)
-            cache.parallelism = parallelism
+            cache = apply_dbcache(model, spec, self.options, modifiers, parallelism, mesh, undo)
             vars(model)[CACHE] = cache
             undo.callback(vars(model).pop, CACHE)
             caches.append(cache)
         if self.pipe is not None and not isinstance(self.pipe, nn.Module):
             watch_pipeline(self.pipe, [cache.session for cache in caches], undo)
+
+
+def halve(model: nn.Module, mesh: Callable[[], DeviceMesh | None]) -> None:
+    """Let the cache of a transformer ask for the ranks that share a batch, while each runs half of it."""
+    if CACHE in vars(model):
+        vars(model)[CACHE].session.halves_mesh = mesh
 
 
 def _by_transformer(modifiers: Modifiers, count: int) -> list[Sequence[ParamsModifier]]:

@@ -177,16 +177,10 @@ class Chain:
             return self.tested[1]
         assert before is not None
         sums = [self.own(x).abs().sum(dtype=torch.float64) for x in (before - now, before)]
-        moved, size = self._total(torch.stack(sums)).tolist()
+        moved, size = _total(torch.stack(sums), self.session.halves_mesh() or self.mesh).tolist()
         difference = moved / size if size else math.inf
         self.tested = self.session.step, difference
         return difference
-
-    def _total(self, x: Tensor) -> Tensor:
-        """The sum over the ranks, the same to the bit on all of them; tensor-parallel ranks hold the same numbers."""
-        if self.mesh is None:
-            return x
-        return all_gather(x[None], 0, [1] * self.mesh.size(), self.mesh).cpu().sum(0)
 
     def _foresee(self, state: State, entry: Streams) -> Streams:
         """What comes out of the middle blocks, for what goes into them."""
@@ -208,7 +202,7 @@ class Chain:
                 continue
             if name not in state.forecasts:
                 main = name == self.main
-                state.forecasts[name] = build_forecast(self.calibrator, main, self._total)
+                state.forecasts[name] = build_forecast(self.calibrator, main, lambda x: _total(x, self.mesh))
             state.forecasts[name].update(state.record.step, y if x is None or not self._adds(name) else y.sub_(x))
             state.stored = True
         state.entry = {}
@@ -224,3 +218,8 @@ class Chain:
 def _copy(x: Tensor | None) -> Tensor | None:
     """A copy in float32, or in the tensor's own type if that is wider."""
     return None if x is None else x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True)
+
+
+def _total(x: Tensor, mesh: DeviceMesh | None) -> Tensor:
+    """The sum over the ranks, the same to the bit on all of them; tensor-parallel ranks hold the same numbers."""
+    return x if mesh is None else all_gather(x[None], 0, [1] * mesh.size(), mesh).cpu().sum(0)

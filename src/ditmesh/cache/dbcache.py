@@ -24,18 +24,26 @@ class DBCache:
     """
 
     options: Configs
-    parallelism: ParallelismConfig
 
-    def __init__(self, session: Session, chains: list[Chain]):
-        self.session, self.chains = session, chains
+    def __init__(self, session: Session, chains: list[Chain], parallelism: ParallelismConfig):
+        self.session, self.chains, self.parallelism = session, chains, parallelism
         session.forgetters += [chain.forget for chain in chains]
 
     def configure(self, options: Configs) -> None:
         """Begin a request with these settings, and what the modifiers make of them."""
-        for chain in self.chains:
-            chain.configure(chain.modifier.of(*options))
+        of_chains = [chain.modifier.of(*options) for chain in self.chains]
+        for config, _ in of_chains if self.parallelism.cfg_size > 1 else []:
+            if not config.cfg_diff_compute_separate:
+                raise ValueError(
+                    "cfg_diff_compute_separate=False takes the difference of the first branch for the second, and with "
+                    "cfg_size=2 another rank runs the first; use cfg_diff_compute_separate=True."
+                )
+        for chain, configs in zip(self.chains, of_chains, strict=True):
+            chain.configure(configs)
         self.options = options
-        self.session.configure(options[0].enable_separate_cfg, options[0].num_inference_steps)
+        # Where ranks share the branches out, those that run here are all of one branch.
+        takes_turns = options[0].enable_separate_cfg if self.parallelism.cfg_size == 1 else None
+        self.session.configure(takes_turns, options[0].num_inference_steps)
 
 
 def apply_dbcache(
@@ -43,6 +51,7 @@ def apply_dbcache(
     spec: ModelSpec,
     options: Configs,
     modifiers: Sequence[ParamsModifier],
+    parallelism: ParallelismConfig,
     mesh: DeviceMesh | None,
     undo: ExitStack,
 ) -> DBCache:
@@ -53,6 +62,7 @@ def apply_dbcache(
         spec: its fact sheet, or what a ``BlockAdapter`` says of it.
         options: the config and the calibrator of every chain of blocks.
         modifiers: what each list of blocks does differently; one is for all of them.
+        parallelism: the layout it runs in.
         mesh: the ranks that share a forward, as one axis; None for one process.
         undo: takes what takes each change back.
 
@@ -72,7 +82,7 @@ def apply_dbcache(
         )
         for lists, modifier in _chains(spec, modifiers)
     ]
-    cache = DBCache(session, chains)
+    cache = DBCache(session, chains, parallelism)
     cache.configure(options)
     begin = model.register_forward_pre_hook(never_compiled(session.begin_forward), with_kwargs=True, prepend=True)
     undo.callback(begin.remove)

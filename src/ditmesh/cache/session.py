@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.modules import override
 
@@ -20,6 +21,7 @@ class Session:
 
     Attributes:
         clock: something that changes between the steps of a pipeline, and not within one; None without a pipeline.
+        halves_mesh: the ranks that share this forward's batch, if each has half of it.
         step: of this request, from 0.
         forward: a number for each forward.
         branch: the name given, and which of the forwards of that name in this step it is.
@@ -28,6 +30,7 @@ class Session:
 
     def __init__(self) -> None:
         self.clock: Clock | None = None
+        self.halves_mesh: Callable[[], DeviceMesh | None] = lambda: None
         self.forgetters: list[Callable[[], None]] = []
         self.name = ""
         self.shapes: Any = None

@@ -20,4 +20,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn1": Attention("AllegroAttnProcessor2_0", ("image",)),
         "transformer_blocks.*.attn2": Attention("AllegroAttnProcessor2_0"),
     },
+    batch_dims={"image_rotary_emb": None},
 )

@@ -24,4 +24,5 @@ SPEC = ModelSpec(
         "blocks.*.attn1": Attention("AnyFlowCausalAttnProcessor"),
         "blocks.*.attn2": Attention("AnyFlowCrossAttnProcessor"),
     },
+    batch_dims={"chunk_partition": None},
 )

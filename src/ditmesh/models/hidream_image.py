@@ -57,4 +57,5 @@ SPEC = ModelSpec(
         "double_stream_blocks.*.block.attn1": Attention("HiDreamAttnProcessor", ("image", "t5", "llama", "llama")),
         "single_stream_blocks.*.block.attn1": Attention("HiDreamAttnProcessor", ("image", "t5", "llama", "llama")),
     },
+    batch_dims={"encoder_hidden_states_llama3": 1},  # [layer, sample, token, channel]
 )

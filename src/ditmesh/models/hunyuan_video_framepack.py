@@ -32,4 +32,12 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
         "single_transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
     },
+    batch_dims=dict.fromkeys(
+        (
+            "indices_latents",
+            "indices_latents_clean",
+            "indices_latents_history_2x",
+            "indices_latents_history_4x",
+        )
+    ),
 )

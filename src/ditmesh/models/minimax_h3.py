@@ -26,4 +26,7 @@ SPEC = ModelSpec(
         "token_refiner.refiner_blocks.*.attn?": Attention("MiniMaxH3AttnProcessor"),
         "transformer_blocks.*.attn": Attention("MiniMaxH3AttnProcessor", ("image",)),
     },
+    batch_dims=dict.fromkeys(
+        ("timestep", "timestep_indices", "token_tags", "position_ids", "text_indices", "video_indices", "audio_indices")
+    ),
 )

@@ -1,6 +1,6 @@
 """OmniGen: one stream of prompt, conditioning pictures, timestep and image under one mask."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split, projections
+from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Refuse, Split, projections
 
 SPEC = ModelSpec(
     transformer="OmniGenTransformer2DModel",
@@ -22,4 +22,7 @@ SPEC = ModelSpec(
     attention={"layers.*.self_attn": Attention("OmniGenAttnProcessor2_0", ("joint",))},
     width="hidden_size",
     kv_heads="num_key_value_heads",
+    batch_dims=dict.fromkeys(
+        ("input_img_latents", "input_image_sizes"), Refuse("the pictures of all samples are numbered through.")
+    ),
 )

@@ -37,4 +37,5 @@ SPEC = ModelSpec(
         "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
         "blocks.*.attn2": Attention("WanAttnProcessor"),
     },
+    batch_dims={"control_hidden_states_scale": None},
 )

@@ -20,14 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from ditmesh.collectives import all_gather
 from ditmesh.modules import argument_names, bind, override
-from ditmesh.spec import ModelSpec, Split
-
-FIRST, SECOND = 0, 1  # ranks, by the branch they run
-
-# What may be asked of a tensor whose numbers are not there yet: its form, and views of it.
-FORM = {"size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__", "__get__"}
-VIEWS = {"view", "narrow", "unsqueeze", "squeeze", "transpose", "permute", "chunk", "split", "unbind", "__get__"}
-PLAIN_INDEX = int | slice | type(None) | type(Ellipsis)
+from ditmesh.parallel.promise import FIRST, SECOND, Pair, Promise, plain
+from ditmesh.spec import ModelSpec, Refuse, Split
 
 
 @dataclass(frozen=True)
@@ -38,71 +32,31 @@ class Form:
     dtype: torch.dtype
 
 
-class Promise(Tensor):
-    """A tensor that another rank may still be working on; reading it waits for that rank."""
+class Request:
+    """What the transformers of a pipeline have in common: a second branch may be another transformer's.
 
-    pair: "Pair"
+    Attributes:
+        pair: the branches of the step under way; None before the first.
+        completed: some step had two.
+        expects_two: whether the pipeline says that the request under way has two branches.
+    """
 
-    @staticmethod
-    def of(x: Tensor, pair: "Pair") -> "Promise":
-        """The same memory, as a promise."""
-        promise = x.as_subclass(Promise)
-        promise.pair = pair
-        return promise
+    def __init__(self) -> None:
+        self.expects_two: Callable[[], bool] = lambda: False
+        self.begin()
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        promises = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Promise)]
-        name = func.__name__
-        is_view = name in VIEWS or (name == "__getitem__" and _is_plain(args[1]))
-        if not is_view and name not in FORM:
-            for promise in promises:
-                promise.pair.settle()
-        with torch._C.DisableTorchFunctionSubclass():
-            out = func(*args, **(kwargs or {}))
-            if is_view and not promises[0].pair.settled:
-                return tree_map(lambda x: Promise.of(x, promises[0].pair) if isinstance(x, Tensor) else x, out)
-        return out
-
-
-def _is_plain(index: Any) -> bool:
-    return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
-
-
-class Pair:
-    """The two branches of one step."""
-
-    def __init__(self, mesh: DeviceMesh, output: Any, alone: Callable[[], None]):
-        self.mesh, self.output, self.alone = mesh, output, alone
-        self.first: list[Tensor] = tree_leaves(output)
-        self.settled = False
-
-    def settle(self) -> None:
-        """Fill the promise although there is no second branch: the first rank sends what it has."""
-        if self.settled:
-            return
-        self.alone()
-        self.settled = True
-        with torch._C.DisableTorchFunctionSubclass():
-            for x in self.first:
-                dist.broadcast(x, group=self.mesh.get_group(), group_src=FIRST)
-
-    def complete(self, second: Sequence[Tensor]) -> None:
-        """Exchange the branches: each rank has one of them, and leaves with both."""
-        self.settled = True
-        is_first = self.mesh.get_local_rank() == FIRST
-        with torch._C.DisableTorchFunctionSubclass():
-            for a, b in zip(self.first, second, strict=True):
-                both = all_gather((a if is_first else b)[None], 0, [1, 1], self.mesh)
-                (b if is_first else a).copy_(both[SECOND if is_first else FIRST])
+    def begin(self) -> None:
+        """Forget the last request."""
+        self.pair: Pair | None = None
+        self.completed = False
 
 
 class Guidance:
     """Runs one of the branches of a transformer on this rank.
 
     Attributes:
-        request: how often a pipeline began one; what is found out about a request holds until then.
-        expects_two: whether the pipeline says that the request under way has two branches.
+        request: the one under way.
+        in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
     def __init__(self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any]):
@@ -110,32 +64,47 @@ class Guidance:
         root = spec.cp_plan.get("", {})
         assert not isinstance(root, Split)
         self.cuts = root if isinstance(root, dict) else {}
-        self.expects_two: Callable[[], bool] = lambda: False
+        self.batch_dims = spec.batch_dims
         self.forms: dict[Any, Any] = {}
+        self.request = Request()
+        self.in_halves = False
         self.begin_request()
 
     def begin_request(self) -> None:
-        """Forget the last request."""
-        self.pair: Pair | None = None
+        """Forget the last request: what is found out about one holds until then."""
+        self.request.begin()
         self.in_one_batch: dict[Any, bool] = {}
-        self.completed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = bind(self.names, args, kwargs)
-        if self.pair is not None and not self.pair.settled:
-            return self._second(self.pair, bound)
+        bound = tree_map(plain, bind(self.names, args, kwargs))
+        self._check_memory(bound)
         key = _form_of(bound)
+        pair = self.request.pair
+        if pair is not None and not pair.settled:
+            return self._second(pair, key, bound)
         if key not in self.in_one_batch:
-            self.in_one_batch[key] = _is_doubled(next(iter(bound.values())))
+            self.in_one_batch[key] = self._is_doubled(bound.get(self.names[0]))
         return self._half(bound) if self.in_one_batch[key] else self._first(key, bound)
+
+    def _check_memory(self, bound: dict[str, Any]) -> None:
+        for name, value in bound.items():
+            if "cache" in name and value is not None:
+                raise ValueError(
+                    f"cfg_size=2: this request of {self.title} keeps keys and values from call to call ({name}), and "
+                    f"a rank would miss what the calls of the other branch keep. Use these ranks otherwise: tp_size=2."
+                )
 
     def _half(self, bound: dict[str, Any]) -> Any:
         """Both branches in one batch."""
-        self.completed = True
-        rank, latents = self.mesh.get_local_rank(), next(iter(bound.values()))
+        self.request.completed = True
+        rank, latents = self.mesh.get_local_rank(), bound[self.names[0]]
         batch = len(latents)
         mine = {name: self._halve(name, value, batch, isinstance(latents, list))[rank] for name, value in bound.items()}
-        leaves, form = tree_flatten(self.run(**mine))
+        self.in_halves = True
+        try:
+            leaves, form = tree_flatten(self.run(**mine))
+        finally:
+            self.in_halves = False
         if isinstance(latents, list) and len(leaves) == batch // 2:  # a picture each, in a list
             both = [all_gather(x[None], 0, [1, 1], self.mesh) for x in leaves]
             nested = tree_unflatten(leaves, form)
@@ -145,14 +114,25 @@ class Guidance:
 
     def _halve(self, name: str, value: Any, batch: int, listed: bool) -> tuple[Any, Any]:
         """An argument for each of the ranks; what has no batch is for both."""
+        dim = self.batch_dims.get(name, 0)
+        if isinstance(dim, Refuse) and value:
+            raise ValueError(
+                f"cfg_size=2 cannot halve a batch of {self.title} with {name}: {dim.why} "
+                f"Leave it out, or use these ranks otherwise: ulysses_size=2."
+            )
+        if isinstance(dim, Refuse | None):
+            return value, value
         if isinstance(value, Tensor):
             cut = self.cuts.get(name)
-            runs_along = isinstance(cut, Split) and cut.dim % value.ndim == 0
-            if value.ndim and len(value) == batch and not runs_along:
-                return value[: batch // 2], value[batch // 2 :]
+            runs_along = (
+                isinstance(cut, Split) and cut.ndim in (None, value.ndim) and cut.dim in (dim, dim - value.ndim)
+            )
+            if value.ndim > dim and value.shape[dim] == batch and not runs_along:
+                first, second = value.chunk(2, dim)
+                return first, second
+        elif isinstance(value, list) and len(value) == batch and (listed or not _tensors(value)):
+            return value[: batch // 2], value[batch // 2 :]
         elif isinstance(value, list | tuple):
-            if len(value) == batch and (listed or not any(isinstance(x, Tensor) for x in value)):
-                return value[: batch // 2], value[batch // 2 :]
             halves = [self._halve(name, x, batch, listed) for x in value]
             return type(value)(a for a, _ in halves), type(value)(b for _, b in halves)
         elif isinstance(value, dict):
@@ -162,31 +142,52 @@ class Guidance:
 
     def _first(self, key: Any, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
-        is_first = self.mesh.get_local_rank() == FIRST
-        output = tree_map(Tensor.contiguous, self.run(**bound)) if is_first else None
-        if key not in self.forms:
-            told = [tree_map(lambda x: Form(tuple(x.shape), x.dtype), output) if is_first else None]
-            dist.broadcast_object_list(told, group=self.mesh.get_group(), group_src=FIRST)
-            self.forms[key] = told[0]
-        if not is_first:
-            device = next(x.device for x in tree_leaves(bound) if isinstance(x, Tensor))
-            output = tree_map(lambda x: torch.full(x.shape, torch.nan, dtype=x.dtype, device=device), self.forms[key])
-        pair = self.pair = Pair(self.mesh, output, self._alone)
+        output = self._run_on(FIRST, key, bound)
+        pair = self.request.pair = Pair(self.mesh, _tensors(output), self._alone)
         return tree_map(lambda x: Promise.of(x, pair), output)
 
-    def _second(self, pair: Pair, bound: dict[str, Any]) -> Any:
+    def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
-        is_second = self.mesh.get_local_rank() == SECOND
-        output = (
-            tree_map(Tensor.contiguous, self.run(**bound)) if is_second else tree_map(torch.empty_like, pair.output)
-        )
-        pair.complete(tree_leaves(output))
-        self.completed = True
+        output = self._run_on(SECOND, key, bound)
+        pair.complete(_tensors(output))
+        self.request.completed = True
         return output
+
+    def _run_on(self, rank: int, key: Any, bound: dict[str, Any]) -> Any:
+        """A branch on the rank that runs it, and room for it on the other one.
+
+        Raises:
+            ValueError: on both ranks, if the one that runs it refuses what it is asked for.
+        """
+        is_here, is_known, output = self.mesh.get_local_rank() == rank, (rank, key) in self.forms, None
+        told: list[Any] = [None]
+        if is_here:
+            try:
+                output = tree_map(_contiguous, self.run(**bound))
+                told = [tree_map(lambda x: Form(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x, output)]
+            except ValueError as refusal:
+                if is_known:
+                    raise
+                told = [ValueError(*refusal.args)]
+        if not is_known:
+            dist.broadcast_object_list(told, group=self.mesh.get_group(), group_src=rank)
+            if isinstance(told[0], ValueError):
+                self.request.pair = None
+                raise told[0]
+            self.forms[rank, key] = told[0]
+        if is_here:
+            return output
+        device = _tensors(bound)[0].device
+        return tree_map(
+            lambda x: torch.full(x.shape, torch.nan, dtype=x.dtype, device=device) if isinstance(x, Form) else x,
+            self.forms[rank, key],
+        )
 
     def _alone(self) -> None:
         """A step has one branch: some do, but not the first."""
-        if not self.completed and not self.expects_two():
+        self.in_one_batch.clear()  # the next step may have its two in one batch
+        if not self.request.completed and not self.request.expects_two():
+            self.request.pair = None
             raise ValueError(
                 f"cfg_size=2: this request runs {self.title} once a step, so there is no second branch to share out. "
                 f"Ask for one (a negative prompt, with true_cfg_scale or guidance_scale above 1 where the model has "
@@ -194,19 +195,33 @@ class Guidance:
             )
         logging.getLogger("ditmesh").info("a step of %s has one branch; its second rank waits", self.title)
 
+    def _is_doubled(self, latents: Any) -> bool:
+        """Whether a batch holds the same latents twice, for the two branches; the ranks decide it as one."""
+        if not isinstance(latents, Tensor | list) or (isinstance(latents, Tensor) and not latents.ndim):
+            return False
+        half = len(latents) // 2
+        if not half or len(latents) % 2:
+            return False
+        halves = tree_leaves(latents[:half]), tree_leaves(latents[half:])
+        same = len(halves[0]) == len(halves[1]) and all(map(torch.equal, *halves))
+        decided = torch.tensor([same], dtype=torch.int32, device=halves[0][0].device)
+        dist.broadcast(decided, group=self.mesh.get_group(), group_src=FIRST)
+        return bool(decided.item())
 
-def _is_doubled(latents: Any) -> bool:
-    """Whether a batch holds the same latents twice, for the two branches."""
-    if len(latents) % 2:
-        return False
-    half = len(latents) // 2
-    if isinstance(latents, Tensor):
-        return torch.equal(latents[:half], latents[half:])
-    return all(torch.equal(a, b) for a, b in zip(latents[:half], latents[half:], strict=True))
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _contiguous(x: Any) -> Any:
+    return x.contiguous() if isinstance(x, Tensor) else x
 
 
 def _form_of(bound: dict[str, Any]) -> Any:
-    return tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else None for x in tree_leaves(bound))
+    """What decides the form of a call's output."""
+    leaves, tree = tree_flatten(bound)
+    forms = [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves]
+    return tuple(x if isinstance(x, tuple | int | str | None) else type(x) for x in forms), str(tree)
 
 
 def _relist(nested: Any, samples: list[Tensor]) -> Any:
@@ -227,15 +242,25 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
         mesh: the two ranks.
         undo: takes what takes each change back.
     """
-    guidance = Guidance(spec, argument_names(model), mesh, model._call_impl)
+    guidance = Guidance(spec, argument_names(model), mesh, model._compiled_call_impl or model._call_impl)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return guidance(*args, **kwargs)
+
     # Above the model's own hooks: a branch that another rank runs must not begin a forward here.
-    override(model, "_call_impl", guidance, undo)
+    override(model, "_call_impl", torch.compiler.disable(call, recursive=False), undo)
+    override(model, "_compiled_call_impl", None, undo)
     return guidance
 
 
 def watch_guidance(pipe: Any, guidances: Sequence[Guidance], undo: ExitStack) -> None:
     """Let a pipeline's progress bar begin the requests, and its own word tell whether they have two branches."""
     progress_bar = pipe.progress_bar
+    request = Request()
+    if "do_classifier_free_guidance" in dir(type(pipe)):
+        request.expects_two = lambda: bool(pipe.do_classifier_free_guidance)
+    for guidance in guidances:
+        guidance.request = request
 
     def begin_requests(*args: Any, **kwargs: Any) -> Any:
         for guidance in guidances:
@@ -243,6 +268,3 @@ def watch_guidance(pipe: Any, guidances: Sequence[Guidance], undo: ExitStack) ->
         return progress_bar(*args, **kwargs)
 
     override(pipe, "progress_bar", begin_requests, undo)
-    if "do_classifier_free_guidance" in dir(type(pipe)):
-        for guidance in guidances:
-            guidance.expects_two = lambda: bool(pipe.do_classifier_free_guidance)

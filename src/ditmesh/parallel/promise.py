@@ -1,0 +1,105 @@
+"""What a rank hands out for a branch of guidance that another rank still works on, and how both come to have it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._pytree import tree_leaves, tree_map
+
+FIRST, SECOND = 0, 1  # ranks, by the branch they run
+
+# What may be asked of a tensor whose numbers are not there yet: its form, and what only says its numbers another way.
+FORM = {"size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__"}
+RESTATED = {
+    "view", "reshape", "flatten", "narrow", "unsqueeze", "squeeze", "transpose", "permute", "movedim", "chunk", "split",
+    "unbind", "detach", "contiguous", "clone", "to", "float", "half", "bfloat16", "double", "__get__",
+}  # fmt: skip
+PLAIN_INDEX = int | slice | type(None) | type(Ellipsis)
+
+
+class Promise(Tensor):
+    """A tensor that another rank may still be working on; reading it waits for that rank."""
+
+    pair: "Pair"
+
+    @staticmethod
+    def of(x: Any, pair: "Pair") -> Any:
+        """The same memory, as a promise; what is no tensor stays what it is."""
+        if not isinstance(x, Tensor):
+            return x
+        promise = x.as_subclass(Promise)
+        promise.pair = pair
+        return promise
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        pairs = [x.pair for x in tree_leaves((args, kwargs)) if isinstance(x, Promise)]
+        name = func.__name__
+        is_restated = name in RESTATED or (name == "__getitem__" and _is_plain(args[1]))
+        is_restated = is_restated and bool(args) and isinstance(args[0], Promise)
+        if not is_restated and name not in FORM:
+            for pair in pairs:
+                pair.settle()
+        with torch._C.DisableTorchFunctionSubclass():
+            out = func(*args, **kwargs)
+            return pairs[0].restate(func, args, kwargs, out) if is_restated and not pairs[0].settled else out
+
+
+def _is_plain(index: Any) -> bool:
+    return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
+
+
+class Pair:
+    """The two branches of one step.
+
+    Attributes:
+        first: the tensors of the first branch.
+        settled: they are there.
+    """
+
+    def __init__(self, mesh: DeviceMesh, first: list[Tensor], alone: Callable[[], None]):
+        self.mesh, self.first, self.alone = mesh, first, alone
+        self.settled = False
+        self.copies: list[Callable[[], None]] = []
+
+    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
+        """A promise of what says the same as one; if it is no view of it, it is made again when the first is there."""
+        source, copies = args[0].untyped_storage().data_ptr(), [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if any(x.untyped_storage().data_ptr() != source for x in copies):
+            self.copies.append(lambda: _refill(copies, func(*args, **kwargs)))
+        return tree_map(lambda x: Promise.of(x, self), out)
+
+    def settle(self) -> None:
+        """Fill the promise although there is no second branch: the first rank sends what it has."""
+        if not self.settled:
+            self.alone()
+            self.complete([])
+
+    def complete(self, second: list[Tensor]) -> None:
+        """Exchange the branches: each rank has one of them, and leaves with both."""
+        self.settled = True
+        with torch._C.DisableTorchFunctionSubclass():
+            for rank, tensors in ((FIRST, self.first), (SECOND, second)):
+                for x in tensors:
+                    dist.broadcast(x, group=self.mesh.get_group(), group_src=rank)
+            for copy in self.copies:
+                copy()
+            self.copies = []
+
+
+def _refill(copies: list[Tensor], now: Any) -> None:
+    for copy, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
+        copy.copy_(x)
+
+
+def plain(x: Any) -> Any:
+    """A promise that was kept, as the tensor it is."""
+    if isinstance(x, Promise):
+        x.pair.settle()
+        with torch._C.DisableTorchFunctionSubclass():
+            return x.as_subclass(Tensor)
+    return x
