@@ -79,7 +79,7 @@ def _read_jsonl(path: Path) -> Iterator[RawRow]:
         try:
             value = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            yield RawRow(number, {}, f"it is no JSON ({error})")
+            yield RawRow(number, {}, f"it is no JSON ({_place(error)})")
         else:
             yield _as_row(number, value)
 
@@ -167,7 +167,9 @@ class JsonText:
 
 
 def _place(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg[0].lower()}{error.msg[1:]} at its column {error.colno}"
+    return "nested too deeply"
 
 
 def _read_csv(path: Path) -> Iterator[RawRow]:

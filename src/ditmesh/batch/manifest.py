@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ditmesh.batch.writer import cannot_write
+from ditmesh.batch.writer import UNFINISHED, cannot_write
 
 NAME = "manifest.jsonl"
 Record = dict[str, Any]
@@ -88,29 +89,18 @@ class Manifest:
         except OSError:
             return False
 
-    def _replaced(self) -> "Replaced":
-        return Replaced(self.path)
-
-
-class Replaced:
-    """A file that takes the place of another when it is complete."""
-
-    def __init__(self, path: Path):
-        self._path, self._new = path, path.with_name(f".{path.name}.unfinished")
-
-    def __enter__(self) -> Any:
-        self._file = self._new.open("wb")
-        return self._file
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            os.replace(self._new, self._path)
-        else:
-            self._new.unlink(missing_ok=True)
+    @contextmanager
+    def _replaced(self) -> Iterator[BinaryIO]:
+        """A file that takes the manifest's place when it is complete."""
+        new = self.path.with_name(f".{self.path.name}{UNFINISHED}")
+        try:
+            with new.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, self.path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def _line(record: Record) -> bytes:

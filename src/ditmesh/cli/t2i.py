@@ -77,14 +77,17 @@ def be_a_rank(job: BatchJob, world: World) -> int:
 
     speak_once()
     quiet_imports()
-    from ditmesh.cli.t2i_run import check_call, check_devices, run
+    from ditmesh.api import job_store
+    from ditmesh.cli.t2i_run import check_call, check_devices, leave_ranks, run
 
     with refusals(world):
         check_devices(job, world.ranks_here)
         takes = check_call(job)
     keep_quiet(world.rank == 0)
     try:
-        return run(job, world, takes)
+        code = run(job, world, takes, job_store())
+        leave_ranks()
+        return code
     except ValueError as error:
         if world.size > 1:
             raise

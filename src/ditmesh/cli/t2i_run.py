@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -67,29 +68,31 @@ def check_call(job: BatchJob) -> Container[str]:
     return takes
 
 
-def run(job: BatchJob, world: World, takes: Container[str]) -> int:
+def run(job: BatchJob, world: World, takes: Container[str], store: Any) -> int:
     """Do the job on this rank; every rank of the world must.
+
+    Args:
+        takes: the arguments of the pipeline's call.
+        store: what all ranks share.
 
     Returns:
         the exit code: 1 if a row was not drawn, else 0.
     """
     first = world.rank == 0
     console = Console(stderr=True, quiet=not first, highlight=False)
-    keep_log(job, world)
     device = device_of(world)
     dtype = dtype_of(job, device)
     order = order_of(job, takes, dtype)
-    work = api.WorkList(api.job_store(), api.Place.of(world.rank, world.size, job.layout.dp_size))
-    tell_job(job, console, device)
-    manifest = prepare_folder(order, work) if first else None
-    pipe = load(job, dtype, device)
-    if manifest is None:
-        draw_all(order, work, pipe)
-        _leave()
-        return 0
-    tally = keep_books(order, work, pipe, manifest, console)
-    _leave()
-    return tell_end(order, tally, manifest)
+    work = api.WorkList(store, api.Place.of(world.rank, world.size, job.layout.dp_size))
+    with kept_log(job, world):
+        tell_job(job, console, device)
+        manifest = prepare_folder(order, work) if first else None
+        pipe = load(job, dtype, device)
+        if manifest is None:
+            draw_all(order, work, pipe)
+            return 0
+        tally = keep_books(order, work, pipe, manifest, console)
+        return tell_end(order, tally, manifest)
 
 
 def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
@@ -158,7 +161,8 @@ def load(job: BatchJob, dtype: torch.dtype, device: torch.device) -> Any:
     return pipe
 
 
-def keep_log(job: BatchJob, world: World) -> None:
+@contextmanager
+def kept_log(job: BatchJob, world: World) -> Iterator[None]:
     """What the library has to say: into a file for each rank, and with DG_DEBUG to the terminal."""
     logger = logging.getLogger("ditmesh")
     handlers: list[logging.Handler] = []
@@ -167,12 +171,17 @@ def keep_log(job: BatchJob, world: World) -> None:
         handlers.append(logging.FileHandler(job.options.log_dir / f"rank{world.rank}.log"))
     if job.debug:
         handlers.append(logging.StreamHandler())
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s rank {world.rank}: %(message)s", "%H:%M:%S"))
-        logger.addHandler(handler)
-    if handlers:
-        logger.setLevel(logging.DEBUG if job.debug else logging.INFO)
-        logger.propagate = False
+    before = logger.level
+    with ExitStack() as closing:
+        for handler in handlers:
+            handler.setFormatter(logging.Formatter(f"%(asctime)s rank {world.rank}: %(message)s", "%H:%M:%S"))
+            logger.addHandler(handler)
+            closing.callback(logger.removeHandler, handler)
+            closing.callback(handler.close)
+        if handlers:
+            logger.setLevel(logging.DEBUG if job.debug else logging.INFO)
+            closing.callback(logger.setLevel, before)
+        yield
 
 
 def tell_job(job: BatchJob, console: Console, device: torch.device) -> None:
@@ -191,18 +200,23 @@ def tell_job(job: BatchJob, console: Console, device: torch.device) -> None:
 def tell_end(order: Order, tally: Tally, manifest: Manifest) -> int:
     """Say what was made and what was not; the exit code."""
     shown = show_all(order.folder)
-    kept = f", {tally.kept} were there" if tally.kept else ""
-    print(f"{tally.drawn} pictures drawn{kept}: {manifest.path}")
+    kept = f", {tally.kept} kept" if tally.kept else ""
+    print(f"{_count(tally.drawn, 'picture')} drawn{kept}: {manifest.path}")
     for made in shown:
         print(f"saved {made}")
     if tally.is_whole:
         return 0
-    lacking = [f"{tally.bad_rows} bad rows"] if tally.bad_rows else []
-    lacking += [f"{tally.failed} pictures failed"] if tally.failed else []
+    lacking = [_count(tally.bad_rows, "bad row")] if tally.bad_rows else []
+    lacking += [f"{_count(tally.failed, 'picture')} failed"] if tally.failed else []
     print(f"{' and '.join(lacking)}: {order.folder / FAILURES}", file=sys.stderr)
     return 1
 
 
-def _leave() -> None:
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def leave_ranks() -> None:
+    """Nothing is shared any more."""
     if dist.is_initialized():
         dist.destroy_process_group()
