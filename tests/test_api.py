@@ -177,7 +177,7 @@ def refusal(call: Any) -> str:
          "or cut the sequence instead: ring_size=5."),
         ({"parallelism_config": ParallelismConfig(ulysses_size=5, tp_size=2)}, "ulysses_size=5 is more than"),
         ({"parallelism_config": ParallelismConfig(ulysses_size=2)}, "ulysses2 needs 2 ranks and this job has 1"),
-        ({"parallelism_config": ParallelismConfig(dp_size=2)}, "dp_size=2: data parallelism is not built yet"),
+        ({"parallelism_config": ParallelismConfig(dp_size=2)}, "dp2 needs 2 ranks and this job has 1"),
         (
             {"parallelism_config": ParallelismConfig(extra_parallel_modules=("vae",))},
             "extra_parallel_modules: there is no module 'vae'",

@@ -103,7 +103,7 @@ def test_the_words_are_those_of_the_config():
         ("--nproc 4 --parallel usp_tp", ["'usp_tp'", "8 ranks", "not 4"]),
         ("--parallel ulyses4", ["no axis 'ulyses'", "did you mean 'ulysses'?"]),
         ("--parallel ulyses --nproc 2", ["'ulyses'", "did you mean 'ulysses'?"]),
-        ("--parallel dp2", ["dp_size=2", "not built yet"]),
+        ("--parallel dp2", ["dp_size=2", "draws one result", "ditmesh t2i"]),
         ("--nproc 2", ["2 ranks", "no --parallel", "--parallel ulysses2"]),
         ("--num-frames 9", ["--num-frames", "FluxPipeline makes pictures"]),
         ("--fps 9", ["--fps", "FluxPipeline makes pictures"]),

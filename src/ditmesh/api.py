@@ -22,6 +22,7 @@ from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
 from ditmesh.modules import check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
+from ditmesh.parallel.data import Place, Reports, WorkList, job_store
 from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
@@ -29,7 +30,19 @@ from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
 from ditmesh.planner.checks import check_layout
 
-__all__ = ["BlockAdapter", "ForwardPattern", "disable_cache", "enable_cache", "refresh_context", "strify", "summary"]
+__all__ = [
+    "BlockAdapter",
+    "ForwardPattern",
+    "Place",
+    "Reports",
+    "WorkList",
+    "disable_cache",
+    "enable_cache",
+    "job_store",
+    "refresh_context",
+    "strify",
+    "summary",
+]
 
 Pipeline = TypeVar("Pipeline")
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back

@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -38,8 +39,18 @@ class Failure(Protocol):
     error_file_data: dict[str, Any]
 
 
-def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
-    """Run `python -m module *arguments` on `nproc` ranks of this machine.
+@dataclass(frozen=True)
+class Nodes:
+    """How several machines meet: how many they are, which one this is, and the address of number 0."""
+
+    count: int
+    node: int
+    host: str
+    port: int
+
+
+def launch(module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None) -> int:
+    """Run `python -m module *arguments` on `nproc` ranks of this machine, which is one of several if `nodes` says so.
 
     Returns:
         0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
@@ -53,7 +64,7 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
     logging.disable(logging.CRITICAL)  # its log repeats what `tell` says, at length
     try:
         with tempfile.TemporaryDirectory(prefix="ditmesh-") as folder:  # for the ranks' last words
-            run.main([*agent_arguments(nproc, folder), "ditmesh.launch", module, *arguments])
+            run.main([*agent_arguments(nproc, folder, nodes), "ditmesh.launch", module, *arguments])
     except ChildFailedError as error:
         return tell(error.failures)
     except SignalException as stopped:
@@ -64,11 +75,17 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
     return 0
 
 
-def agent_arguments(nproc: int, folder: str) -> list[str]:
-    """The options of torch.distributed.run: one machine, a port that the store itself finds free."""
+def agent_arguments(nproc: int, folder: str, nodes: Nodes | None = None) -> list[str]:
+    """The options of torch.distributed.run: of one machine a port that the store itself finds free."""
+    alone = ["--standalone", "--local-addr=127.0.0.1"]
+    together = nodes and [
+        f"--nnodes={nodes.count}",
+        f"--node-rank={nodes.node}",
+        f"--master-addr={nodes.host}",
+        f"--master-port={nodes.port}",
+    ]
     return [
-        "--standalone",
-        "--local-addr=127.0.0.1",
+        *(together or alone),
         f"--nproc-per-node={nproc}",
         f"--log-dir={folder}",
         f"--shutdown-timeout={SECONDS_TO_CLOSE}",

@@ -9,6 +9,7 @@ from ditmesh.cli.bench import bench
 from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate import generate
 from ditmesh.cli.models import models
+from ditmesh.cli.t2i import t2i
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +19,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 app.command(cls=Sections, no_args_is_help=True)(generate)
+app.command(cls=Sections, no_args_is_help=True)(t2i)
 app.command(cls=Sections, no_args_is_help=True)(bench)
 app.command()(models)
 

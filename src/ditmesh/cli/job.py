@@ -85,6 +85,11 @@ def prepare(options: Options, world: World) -> Job:
     named = find_example(options.example)
     file = read_file(options.config_path, world.size if world.launched else options.nproc or 1)
     options, layout = with_file(options, file, world)
+    if layout.dp_size > 1:
+        raise ValueError(
+            f"dp_size={layout.dp_size} shares out prompts, and generate draws one result; "
+            f"use `ditmesh t2i` for many, or another axis."
+        )
     model = options.model_path or os.environ.get(named.folder_variable or "") or named.model
     transformer = find_transformer(options.transformer_path)
     facts = read_pipeline(model, transformer[1] if transformer else None)

@@ -28,23 +28,24 @@ class PipelineFacts:
     transformers: Mapping[str, TransformerFacts]
 
 
-def read_pipeline(model: str, transformer: TransformerFacts | None = None) -> PipelineFacts:
+def read_pipeline(model: str, transformer: TransformerFacts | None = None, flag: str = "--model-path") -> PipelineFacts:
     """Read the index and the transformers' configurations of a local folder, or of a hub id.
 
     Args:
         model: the folder or hub id.
         transformer: what goes in place of the model's own.
+        flag: what the user names the model by.
 
     Raises:
         ValueError: the model is not there, or is no pipeline with a transformer.
     """
-    index = read_json(model, INDEX)
+    index = read_json(model, INDEX, flag)
     # Lists of other things are settings of the pipeline.
     pairs = {name: x for name, x in index.items() if isinstance(x, list) and [type(y) for y in x] == [str, str]}
     components = {name: class_name for name, (_, class_name) in pairs.items()}
     given = {"transformer": transformer} if transformer and "transformer" in components else {}
     transformers = {
-        component: given.get(component) or TransformerFacts(name, read_json(model, f"{component}/config.json"))
+        component: given.get(component) or TransformerFacts(name, read_json(model, f"{component}/config.json", flag))
         for component, name in components.items()
         if component.startswith("transformer")
     }

@@ -10,6 +10,7 @@ from ditmesh.config.cache import (
     TaylorSeerCalibratorConfig,
 )
 from ditmesh.config.files import load_configs
+from ditmesh.config.groups import describe_groups, rank_groups, replicas
 from ditmesh.config.parallelism import AXES, SINGLE, WORDS, ParallelismConfig
 from ditmesh.config.steps import POLICIES, steps_mask
 from ditmesh.config.words import refuse_unknown, suggest
@@ -27,8 +28,11 @@ __all__ = [
     "ParallelismConfig",
     "ParamsModifier",
     "TaylorSeerCalibratorConfig",
+    "describe_groups",
     "load_configs",
+    "rank_groups",
     "refuse_unknown",
+    "replicas",
     "steps_mask",
     "suggest",
 ]

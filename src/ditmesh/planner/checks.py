@@ -22,12 +22,11 @@ def check_layout(
         ValueError: the layout cannot run; it says why and what would.
     """
     spec = spec_of(transformer)
-    for axis, what in (("dp", "data"), ("pp", "pipeline")):
-        if parallelism.sizes[axis] > 1:
-            raise ValueError(
-                f"{axis}_size={parallelism.sizes[axis]}: {what} parallelism is not built yet; "
-                f"use tp_size, ulysses_size or ring_size."
-            )
+    if parallelism.pp_size > 1:
+        raise ValueError(
+            f"pp_size={parallelism.pp_size}: pipeline parallelism is not built yet; "
+            f"use tp_size, ulysses_size or ring_size."
+        )
     # A config.json may leave defaults out; the model's own configuration, checked when it is there, does not.
     for key, values in spec.covers.items():
         if config.get(key, values[0]) not in values:

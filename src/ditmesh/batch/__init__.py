@@ -1,0 +1,1 @@
+"""The batch factory: prompt files in, pictures out."""

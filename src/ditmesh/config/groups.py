@@ -1,0 +1,50 @@
+"""Which ranks of a layout work together, in numbers and in words."""
+
+from itertools import product
+
+from ditmesh.config.parallelism import AXES, ParallelismConfig
+
+WHAT = {
+    "cfg": "guidance, a branch each",
+    "pp": "pipeline stages",
+    "ring": "ring, keys and values passed around",
+    "ulysses": "Ulysses, heads exchanged",
+    "tp": "tensor shards",
+}
+
+
+def rank_groups(layout: ParallelismConfig, axis: str) -> list[list[int]]:
+    """The groups of ranks that differ along one axis only, as the mesh has them: ``tp`` runs fastest, ``dp`` slowest.
+
+    >>> rank_groups(ParallelismConfig(ring_size=2, tp_size=2), "ring")
+    [[0, 2], [1, 3]]
+    """
+    at = AXES.index(axis)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for rank, place in enumerate(product(*(range(size) for size in layout.sizes.values()))):
+        groups.setdefault((*place[:at], *place[at + 1 :]), []).append(rank)
+    return list(groups.values())
+
+
+def replicas(layout: ParallelismConfig) -> list[range]:
+    """The ranks of each replica, which draw the same pictures together."""
+    size = layout.world_size // layout.dp_size
+    return [range(first, first + size) for first in range(0, layout.world_size, size)]
+
+
+def describe_groups(layout: ParallelismConfig) -> list[str]:
+    """A line for the replicas, and one for each axis inside them that more than one rank shares."""
+    lines = ["; ".join(f"replica {i}: {_name(list(ranks))}" for i, ranks in enumerate(replicas(layout)))]
+    for axis in AXES[1:]:
+        if layout.sizes[axis] > 1:
+            shown = "; ".join(_name(group) for group in rank_groups(layout, axis))
+            lines.append(f"{WHAT[axis]} ({axis}{layout.sizes[axis]}): {shown}")
+    return lines
+
+
+def _name(ranks: list[int]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if ranks == list(range(ranks[0], ranks[-1] + 1)):
+        return f"ranks {ranks[0]}-{ranks[-1]}"
+    return f"ranks {', '.join(map(str, ranks))}"

@@ -1,0 +1,294 @@
+"""Prompt files: whatever is in them, each row is read once, in order, and a bad one costs only itself."""
+
+import csv
+import json
+import tracemalloc
+from itertools import islice
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from ditmesh.batch import files
+from ditmesh.batch.files import JsonText, RawRow, check_file, read_rows
+from ditmesh.batch.pictures import (
+    PER_IMAGE,
+    PER_ROW,
+    Picture,
+    Recipe,
+    all_pictures,
+    batches,
+    check_two_branches,
+    noise_seed,
+)
+from ditmesh.batch.rows import BadRow, GoodRow, check_rows, safe_name, unused_columns
+
+# What a line or a cell can hold: no surrogates, which are no text, and no NUL, which no CSV has.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1).filter(str.strip)
+VALUES = {
+    "negative_prompt": TEXT,
+    "height": st.integers(1, 4096),
+    "width": st.integers(1, 4096),
+    "num_inference_steps": st.integers(1, 100),
+    "guidance_scale": st.floats(0, 100),
+    "seed": st.integers(0, 2**63 - 1),
+    "num_images_per_prompt": st.integers(1, 9),
+}
+ROWS = st.lists(st.fixed_dictionaries({"prompt": TEXT}, optional=VALUES), min_size=1, max_size=8)
+
+
+def rows_of(path) -> list[dict]:
+    """What the rows of a file say, where they say something."""
+    judged = list(check_rows(read_rows(path)))
+    assert [row for row in judged if isinstance(row, BadRow)] == []
+    assert [row.index for row in judged] == list(range(len(judged)))
+    return [row.row.model_dump(exclude_none=True) for row in judged]
+
+
+def bad_rows(path) -> list[tuple[int, str]]:
+    return [(row.line, row.why) for row in check_rows(read_rows(path)) if isinstance(row, BadRow)]
+
+
+@given(ROWS)
+def test_every_kind_of_file_says_the_same(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "a.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows), "utf-8")
+    (folder / "a.json").write_text(json.dumps(rows, indent=1), "utf-8")
+    parquet.write_table(pa.Table.from_pylist(rows, schema=_schema()), folder / "a.parquet")
+    assert rows_of(folder / "a.jsonl") == rows_of(folder / "a.json") == rows_of(folder / "a.parquet") == rows
+
+
+def _schema():
+    kinds = {"prompt": pa.string(), "negative_prompt": pa.string(), "guidance_scale": pa.float64()}
+    return pa.schema([(name, kinds.get(name, pa.int64())) for name in ("prompt", *VALUES)])
+
+
+@given(ROWS)
+def test_cells_of_a_csv_become_numbers(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "a.csv"
+    rows = [{name: x.strip() if isinstance(x, str) else x for name, x in row.items()} for row in rows]
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["prompt", *VALUES], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert rows_of(path) == rows
+
+
+@given(st.lists(TEXT, min_size=1))
+def test_a_line_of_text_is_a_prompt(tmp_path_factory, prompts):
+    path = tmp_path_factory.mktemp("rows") / "a.TXT"
+    path.write_bytes("\r\n".join(prompts).encode("utf-8-sig"))
+    assert [row["prompt"] for row in rows_of(path)] == [prompt.strip(files.SPACE) for prompt in prompts]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists), st.integers(1, 5))
+def test_json_is_read_alike_however_it_is_cut(value, chunk):
+    text = json.dumps(value)
+    pieces = iter([text[i : i + chunk] for i in range(0, len(text), chunk)])
+    assert JsonText(lambda _: next(pieces, "")).value() == value
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".txt", ".csv"])
+def test_a_file_of_any_length_begins_at_once_and_takes_no_memory(tmp_path, suffix):
+    path, count = tmp_path / f"long{suffix}", 20_000
+    prompt = "a dog " * 20
+    line = {".txt": prompt, ".csv": prompt}.get(suffix) or json.dumps({"prompt": prompt})
+    text = (",\n" if suffix == ".json" else "\n").join([line] * count)
+    path.write_text({".json": f"[{text}]", ".csv": f"prompt\n{text}"}.get(suffix, text))
+    next(read_rows(path))
+    tracemalloc.start()
+    assert sum(isinstance(picture, Picture) for picture in all_pictures(check_rows(read_rows(path)), Recipe())) == count
+    assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 2
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "no JSON"),
+        ("3", "it is a int, and a row is an object with a prompt, or a string"),
+        ("{}", "it has no prompt"),
+        ('{"prompt": " "}', "prompt: it is empty"),
+        ('{"prompt": "\\ud800"}', "prompt: it is no UTF-8"),
+        ('{"promt": "dog"}', "there is no column 'promt'; did you mean 'prompt'?"),
+        ('{"prompt": "dog", "Heigth": 3}', "did you mean 'height'?"),
+        ('{"prompt": "dog", "height": -1}', "height: input should be greater than or equal to 1 ('-1')"),
+        ('{"prompt": "dog", "height": "tall"}', "height: input should be a valid integer"),
+        ('{"prompt": "dog", "height": true}', "height: a number is expected, not true or false"),
+        (
+            '{"prompt": "dog", "guidance_scale": NaN}',
+            "guidance_scale: input should be greater than or equal to 0 ('nan')",
+        ),
+        ('{"prompt": "dog", "seed": -1}', "seed: input should be greater than or equal to 0"),
+        ('{"prompt": "dog", "output_name": "../a.png"}', "leads out of the output folder"),
+        ('{"prompt": "dog", "output_name": "first.png"}', "output_name 'first.png' was given before"),
+        ('{"prompt": "dog", "index": 3}', "it has an index, and the rows before it have none"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_bad_row_costs_only_itself_and_is_told_with_its_line(tmp_path, line, why):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"prompt": "cat", "output_name": "first"}}\n{line}\n\n"bird"\n')
+    first, bad, last = check_rows(read_rows(path))
+    assert isinstance(bad, BadRow)
+    assert bad.line == 2
+    assert why in bad.why
+    assert (first.index, last.index, last.line, last.row.prompt) == (0, 2, 4, "bird")
+
+
+def test_what_is_no_text_costs_only_its_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"cat\n\xff\xfe\ndog\n")
+    assert bad_rows(tmp_path / "a.txt") == [(2, "it is no UTF-8")]
+    (tmp_path / "a.csv").write_bytes(b'prompt,seed\ncat,1\n\xff,2\na,b,c\n"two\nlines",3\n,4\n')
+    told = bad_rows(tmp_path / "a.csv")
+    assert [line for line, _ in told] == [3, 4, 7]
+    assert [why.split(" (")[0] for _, why in told] == [
+        "prompt: it is no UTF-8",
+        "it has more cells than the first line names; quote a prompt with commas",
+        "it has no prompt",
+    ]
+
+
+def test_a_json_file_is_read_up_to_where_it_breaks(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('["cat",\n"dog" "bird"]')
+    assert [row.line for row in check_rows(read_rows(path))] == [1, 2, 2]
+    assert "a comma or ] is missing here" in bad_rows(path)[0][1]
+    path.write_text('["cat",\n{"prompt": }]')
+    assert "nothing behind it can be read" in bad_rows(path)[0][1]
+    path.write_text('{"prompt": "cat"}')
+    assert "holds an array" in bad_rows(path)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.xlsx", "", "is no prompt file; its name has to end in one of .jsonl, .json, .csv, .txt, .parquet"),
+        ("a.jsonl", "\n \n", "holds no prompts"),
+        ("a.csv", "text,seed\nx,1\n", "has no column 'prompt'; its first line names 'text', 'seed'"),
+        ("a.parquet", "no", "is no Parquet file"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_before_anything_starts(tmp_path, name, content, why):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=why):
+        check_file(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        check_file(tmp_path / "none.txt")
+
+
+def test_columns_that_say_nothing_are_named():
+    row = RawRow(1, {"prompt": "x", "style": "oil", "seed": 3, "source": "web"})
+    assert unused_columns([row]) == ["style", "source"]
+
+
+def test_an_index_of_its_own_names_a_picture_and_comes_once(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,index\ncat,7\ndog,3\nbird,7\nfish,\n")
+    judged = list(check_rows(read_rows(path)))
+    assert [row.index for row in judged if isinstance(row, GoodRow)] == [7, 3]
+    assert [row.why for row in judged if isinstance(row, BadRow)] == [
+        "index 7 was given before",
+        "it has no index, and the rows before it have; give every row one, or none",
+    ]
+    assert [picture.file for picture in pictures(path)] == ["000007.png", "000003.png"]
+
+
+def pictures(path, recipe=Recipe()) -> list[Picture]:  # noqa: B008 - it is frozen
+    return [x for x in all_pictures(check_rows(read_rows(path)), recipe) if isinstance(x, Picture)]
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [("a", "a.png"), ("a.PNG", "a.PNG"), ("b/a.jpeg", "b/a.jpeg"), ("./a.v1", "a.v1.png"), ("2024_x", "2024_x.png")],
+)
+def test_a_name_keeps_its_kind_or_gets_one(name, safe):
+    assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize(
+    "name", ["/a", "../a", "a/../../b", "..", "", " ", "a\0b", "contact.png", "000003", "3_01.jpg", "x" * 300]
+)
+def test_a_name_that_no_picture_may_have_is_refused(name):
+    with pytest.raises(ValueError, match=r"no file name|leads out|gives files itself|too long"):
+        safe_name(name)
+
+
+@given(st.text())
+def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        safe = safe_name(name)
+    except (ValueError, UnicodeEncodeError):
+        return
+    assert (folder / safe).resolve().is_relative_to(folder.resolve())
+
+
+def test_the_pictures_of_a_row_are_numbered_and_take_what_the_row_says(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"prompt": "x", "num_images_per_prompt": 2, "height": 8, "output_name": "d/a.jpg", "seed": 5}\n"y"'
+    )
+    recipe = Recipe(call={"height": 64, "width": 32}, seed=1)
+    a, b, c = pictures(path, recipe)
+    assert [x.file for x in (a, b, c)] == ["d/a_00.jpg", "d/a_01.jpg", "000001.png"]
+    assert (a.call, c.call) == ({"height": 8, "width": 32}, {"height": 64, "width": 32})
+    assert (a.noise_seed, a.seed, c.seed) == (5, 5, 1)
+    taking = Recipe(takes=("prompt",), title="XPipeline")
+    assert [x.why for x in all_pictures(check_rows(read_rows(path)), taking) if isinstance(x, BadRow)] == [
+        "a XPipeline takes no height"
+    ]
+
+
+def test_no_two_pictures_share_their_noise():
+    # (i, k) and (j, l) share it where (i - j) PER_ROW = (l - k) PER_IMAGE modulo 2^32.
+    inverse = pow(PER_ROW, -1, 2**32)
+    for images in range(1, 1000):
+        apart = images * PER_IMAGE * inverse % 2**32
+        assert min(apart, 2**32 - apart) > 1_000_000
+    assert noise_seed(42, 0, 0) == 42
+    assert len({noise_seed(7, i, k) for i in range(300) for k in range(9)}) == 2700
+
+
+KINDS = st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=60)
+
+
+@given(KINDS, st.integers(1, 7))
+def test_batches_hold_one_kind_and_every_picture_once(kinds, size):
+    all_of_them = [
+        Picture(i, 0, i, "x", {"height": h, "negative_prompt": "n" if n else None}, 0, f"{i}")
+        for i, (h, n) in enumerate(kinds)
+    ]
+    made = list(batches(all_of_them, size))
+    assert sorted(x.index for batch in made for x in batch) == list(range(len(kinds)))
+    assert all(len(batch) <= size and len({x.kind for x in batch}) == 1 for batch in made)
+    full = sum(len(batch) == size for batch in made)
+    assert len(made) - full <= len({x.kind for x in all_of_them})
+
+
+def test_no_picture_waits_for_ever():
+    def endless():
+        yield Picture(0, 0, 0, "rare", {"height": 1}, 0, "0")
+        i = 1
+        while True:
+            yield Picture(i, 0, i, "x", {"height": i + 1}, 0, f"{i}")
+            i += 1
+
+    first = next(islice(batches(endless(), 4), 1))
+    assert [x.prompt for x in first] == ["rare"]
+
+
+@pytest.mark.parametrize(
+    ("call", "takes", "missing"),
+    [
+        ({}, ["true_cfg_scale"], "a negative_prompt and a true_cfg_scale above 1"),
+        ({"negative_prompt": ""}, ["true_cfg_scale"], "a true_cfg_scale above 1"),
+        ({"guidance_scale": 1.0}, [], "a guidance_scale above 1"),
+    ],
+)
+def test_a_row_without_a_second_branch_is_refused_for_guidance_parallelism(call, takes, missing):
+    with pytest.raises(ValueError, match=missing):
+        check_two_branches(call, takes, "XPipeline")
+    check_two_branches({"negative_prompt": "", "true_cfg_scale": 2, "guidance_scale": 2}, takes, "XPipeline")

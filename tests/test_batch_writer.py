@@ -1,0 +1,137 @@
+"""What lies in the output folder: whole pictures, a manifest that is true, and a page that shows them."""
+
+import errno
+import hashlib
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ditmesh.batch import sheet
+from ditmesh.batch.clerk import is_among
+from ditmesh.batch.manifest import NAME, Manifest, records
+from ditmesh.batch.writer import encode, remove_unfinished, write
+
+PIXELS = np.random.default_rng(0).random((5, 7, 3), dtype=np.float32)
+FACTS = {"prompt": "a dög <b>", "seed": 3, "settings": {"height": 5}}
+
+
+def put(manifest: Manifest, index: int, **facts) -> dict:
+    """Write a picture and enter it."""
+    file = facts.get("file", f"{index:06d}.png")
+    record = {
+        "index": index,
+        "image": 0,
+        "prompt": 'a <b>dog</b> & "cat"',
+        "noise_seed": index,
+        "identity": f"{index:016x}",
+    }
+    record |= facts | write(manifest.folder, file, encode(PIXELS, ".png", {}))
+    manifest.append(record)
+    return record
+
+
+def test_a_png_says_what_it_was_made_from(tmp_path):
+    written = write(tmp_path, "deep/er/a.png", encode(PIXELS, ".png", FACTS))
+    data = (tmp_path / "deep/er/a.png").read_bytes()
+    assert written == {"file": "deep/er/a.png", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    with Image.open(tmp_path / "deep/er/a.png") as picture:
+        assert np.array_equal(np.asarray(picture), (PIXELS * 255).round().astype(np.uint8))
+        texts = picture.text
+    assert (texts["prompt"], texts["seed"], json.loads(texts["settings"])) == ("a dög <b>", "3", {"height": 5})
+
+
+def test_a_jpeg_says_it_too_and_has_no_transparency(tmp_path):
+    with_alpha = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
+    write(tmp_path, "a.jpg", encode(with_alpha, ".jpg", FACTS))
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (7, 5))
+        assert json.loads(picture.info["comment"]) == FACTS
+
+
+def test_a_full_disk_leaves_no_half_file_and_says_so(tmp_path, monkeypatch):
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path, "a.png", b"before")
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(ValueError, match=r"cannot write .*a\.png: No space left on device\. .*goes on from there"):
+        write(tmp_path, "a.png", b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"before"
+    with pytest.raises(ValueError, match="No space left on device"):
+        Manifest(tmp_path).begin(resume=True)
+    with pytest.raises(ValueError, match="No space left on device"):
+        Manifest(tmp_path).append({})
+
+
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="would lie outside"):
+        write(tmp_path / "out", "link/a.png", b"")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_what_a_killed_process_left_half_is_removed(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".a.png.unfinished").touch()
+    (tmp_path / "b.png").touch()
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"deep", "b.png"}
+
+
+def test_the_manifest_trusts_only_what_is_whole_and_there(tmp_path):
+    manifest = Manifest(tmp_path)
+    for index in range(5):
+        put(manifest, index)
+    (tmp_path / "000001.png").unlink()
+    (tmp_path / "000003.png").write_bytes(b"cut")
+    with manifest.path.open("ab") as file:
+        file.write(b'no record\n{"index": 9, "identity": "00')  # killed while it wrote
+    finished = Manifest(tmp_path).begin(resume=True)
+    assert finished.tolist() == [0, 2, 4]
+    assert [is_among(i, finished) for i in range(6)] == [True, False, True, False, True, False]
+    assert [record["index"] for _, record in records(manifest.path)] == [0, 2, 4]
+    assert Manifest(tmp_path).begin(resume=False).tolist() == []
+    assert manifest.path.read_bytes() == b""
+
+
+def test_the_manifest_ends_in_the_order_of_the_rows_with_each_file_once(tmp_path):
+    manifest = Manifest(tmp_path)
+    for index in (3, 0, 2):
+        put(manifest, index)
+    put(manifest, 0, prompt="another")
+    manifest.finish()
+    found = [(record["index"], record["prompt"]) for _, record in records(manifest.path)]
+    assert [index for index, _ in found] == [0, 2, 3]
+    assert found[0][1] == "another"
+
+
+def test_the_page_and_the_sheet_show_every_picture_up_to_a_limit(tmp_path, monkeypatch):
+    manifest = Manifest(tmp_path)
+    for index in range(5):
+        put(manifest, index)
+    put(manifest, 5, file='d&"g/a #1.png', prompt="<script>alert(1)</script>")
+    assert [path.name for path in sheet.show(tmp_path)] == ["contact.png", "index.html"]
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert page.count("<figure>") == 6
+    assert "<script>" not in page
+    assert html.escape("<script>alert(1)</script>") in page
+    assert 'src="d%26%22g/a%20%231.png"' in page
+    with Image.open(tmp_path / "contact.png") as opened:
+        whole = opened.size
+    monkeypatch.setattr(sheet, "MOST", 2)
+    sheet.show(tmp_path)
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert page.count("<figure>") == 2
+    assert re.search(f"the first 2 of 6 pictures; {NAME}", page)
+    with Image.open(tmp_path / "contact.png") as opened:
+        assert opened.size[1] < whole[1]
+
+
+def test_of_nothing_there_is_no_page(tmp_path):
+    assert sheet.show(tmp_path) == []
