@@ -18,15 +18,17 @@ from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
 from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
-from ditmesh.modules import check_present, expand
+from ditmesh.modules import chain, check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
 from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
+from ditmesh.parallel.pipefusion import apply_pipefusion
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
-from ditmesh.planner.checks import check_layout
+from ditmesh.planner.checks import check_layout, check_stages
+from ditmesh.session import watch_pipeline
 
 __all__ = ["BlockAdapter", "ForwardPattern", "disable_cache", "enable_cache", "refresh_context", "strify", "summary"]
 
@@ -70,7 +72,7 @@ def enable_cache(
     parallelism = parallelism_config or ParallelismConfig()
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
-    _check(plan, None if parallelism_config is None else _world_size())
+    _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         steps = undo.pop_all()
@@ -138,12 +140,14 @@ def _caching(
     return None
 
 
-def _check(plan: Plan, world_size: int | None) -> None:
+def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for module in plan.modules:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
     for model, spec in plan.models if world_size is not None else []:
         check_layout(plan.parallelism, spec.transformer, model.config, world_size)
+    for model, spec in plan.transformers:
+        check_stages(plan.parallelism, spec, len(chain(model, spec)), cached)
 
 
 def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:
@@ -157,6 +161,8 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         _use_kernel(plan.models, plan.kernel, undo)
     if caching is not None:
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
+    if mesh is not None and sizes["pp"] > 1:
+        _split_stages(plan, mesh, undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, undo)
     if mesh is not None:
@@ -183,6 +189,12 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
         for pattern, fact in spec.attention.items():
             for _, attention in expand(model, pattern):
                 undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
+
+
+def _split_stages(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    sessions = [apply_pipefusion(model, spec, mesh, undo) for model, spec in plan.transformers]
+    if not isinstance(plan.pipe, nn.Module):
+        watch_pipeline(plan.pipe, sessions, undo)
 
 
 def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:

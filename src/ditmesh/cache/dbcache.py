@@ -17,10 +17,10 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.calibrators import Forecast, build_forecast, is_forecast
 from ditmesh.cache.decision import Record, settle
-from ditmesh.cache.session import Branch, Session
 from ditmesh.collectives import all_gather
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
 from ditmesh.modules import Link, Streams, links, override
+from ditmesh.session import Branch, Session
 from ditmesh.spec import ModelSpec
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several

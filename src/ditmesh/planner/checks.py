@@ -5,6 +5,7 @@ from typing import Any
 
 from ditmesh.config import ParallelismConfig
 from ditmesh.models import spec_of
+from ditmesh.spec import ModelSpec
 
 
 def check_layout(
@@ -22,12 +23,10 @@ def check_layout(
         ValueError: the layout cannot run; it says why and what would.
     """
     spec = spec_of(transformer)
-    for axis, what in (("dp", "data"), ("pp", "pipeline")):
-        if parallelism.sizes[axis] > 1:
-            raise ValueError(
-                f"{axis}_size={parallelism.sizes[axis]}: {what} parallelism is not built yet; "
-                f"use tp_size, ulysses_size or ring_size."
-            )
+    if parallelism.dp_size > 1:
+        raise ValueError(
+            f"dp_size={parallelism.dp_size}: data parallelism is not built yet; use tp_size, ulysses_size or ring_size."
+        )
     # A config.json may leave defaults out; the model's own configuration, checked when it is there, does not.
     for key, values in spec.covers.items():
         if config.get(key, values[0]) not in values:
@@ -46,6 +45,42 @@ def check_layout(
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
             f"torchrun --nproc_per_node={parallelism.world_size}, or choose sizes whose product is {world_size}."
+        )
+
+
+def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, cached: bool) -> None:
+    """Check that a transformer's blocks can be shared out to the stages of a layout.
+
+    Args:
+        parallelism: the layout.
+        spec: the transformer's fact sheet.
+        blocks: how many blocks it has that may run elsewhere.
+        cached: whether its steps are to be cached.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    stages = parallelism.pp_size
+    if stages == 1:
+        return
+    instead = f"use ulysses_size={stages} or tp_size={stages} instead."
+    if any(one.reaches_back for one in spec.blocks):
+        raise ValueError(
+            f"pp_size={stages}: blocks of {spec.title} take what others than the one before returned, and a stage has "
+            f"only that; {instead}"
+        )
+    if stages > blocks:
+        why = "; ".join(f"{one.path}: {one.apart}" for one in spec.blocks if one.apart)
+        raise ValueError(
+            f"pp_size={stages} is more than {spec.title}'s {blocks} blocks that may run elsewhere"
+            f"{f' ({why})' if why else ''}; {f'use at most {blocks}, or ' if blocks else ''}{instead}"
+        )
+    if parallelism.patches > 1:
+        raise ValueError(f"pp_size={stages}: patches are not built yet; pass num_pipeline_patch=1, or {instead}")
+    if cached:
+        raise ValueError(
+            f"pp_size={stages} with a cache: a step that leaves out blocks leaves stages idle, and is not built; "
+            f"leave cache_config out, or {instead}"
         )
 
 
