@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence as Listing
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
+from ditmesh.attention.patches import Patches
+from ditmesh.attention.sequence import Sequence
 from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
@@ -40,7 +42,7 @@ def enable_cache(
     pipe_or_adapter: Pipeline,
     cache_config: DBCacheConfig | None = None,
     calibrator_config: CalibratorConfig | None = None,
-    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
+    params_modifiers: ParamsModifier | Listing[Any] | None = None,
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
@@ -131,7 +133,7 @@ def _caching(
     plan: Plan,
     config: DBCacheConfig | None,
     calibrator: CalibratorConfig | None,
-    modifiers: ParamsModifier | Sequence[Any] | None,
+    modifiers: ParamsModifier | Listing[Any] | None,
 ) -> Caching | None:
     if config is not None and config.cache_type is not CacheType.NONE:
         return Caching(owner, plan.transformers, config, calibrator, modifiers)
@@ -147,7 +149,7 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for model, spec in plan.models if world_size is not None else []:
         check_layout(plan.parallelism, spec.transformer, model.config, world_size)
     for model, spec in plan.transformers:
-        check_stages(plan.parallelism, spec, len(chain(model, spec)), cached)
+        check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
 def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:
@@ -157,8 +159,8 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         _shard_weights(plan, mesh, undo)
     if mesh is not None and sizes["ring"] * sizes["ulysses"] > 1:
         _cut_sequences(plan, mesh, undo)
-    elif plan.kernel is not None:
-        _use_kernel(plan.models, plan.kernel, undo)
+    elif plan.kernel is not None:  # a sequence cut into patches takes it with it
+        _use_kernel(plan.models if plan.parallelism.patches == 1 else plan.controlnets, plan.kernel, undo)
     if caching is not None:
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
     if mesh is not None and sizes["pp"] > 1:
@@ -177,10 +179,14 @@ def _shard_weights(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
 
 
 def _cut_sequences(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    _tell_apart(plan, undo)
+    for model, spec in plan.models:
+        apply_context_parallel(model, spec, Sequence(mesh), plan.kernel, undo)
+
+
+def _tell_apart(plan: Plan, undo: ExitStack) -> None:
     for module in [*plan.extras, *components(plan.pipe).values()]:
         tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
-    for model, spec in plan.models:
-        apply_context_parallel(model, spec, mesh, plan.kernel, undo)
 
 
 def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
@@ -192,7 +198,14 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
 
 
 def _split_stages(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
-    sessions = [apply_pipefusion(model, spec, mesh, undo) for model, spec in plan.transformers]
+    count, sessions = plan.parallelism.patches, []
+    if count > 1:
+        _tell_apart(plan, undo)
+    for model, spec in plan.transformers:
+        patches = Patches(mesh, patches=count, title=spec.title) if count > 1 else None
+        if patches is not None:
+            apply_context_parallel(model, spec, patches, plan.kernel, undo)
+        sessions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
     if not isinstance(plan.pipe, nn.Module):
         watch_pipeline(plan.pipe, sessions, undo)
 

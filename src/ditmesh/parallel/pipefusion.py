@@ -13,7 +13,7 @@ other, each through all stages (arXiv 2405.14430):
 A patch attends to keys and values of all patches: its own and those before it are of this step, the others of the last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from ditmesh.attention.patches import Memory, Patches
 from ditmesh.collectives import Transfer, all_reduce, broadcast
 from ditmesh.mesh import lanes
 from ditmesh.modules import Link, Streams, chain, check_present, expand, override
 from ditmesh.parallel.schedule import split_blocks
-from ditmesh.session import Session
+from ditmesh.session import Branch, Session
 from ditmesh.spec import ModelSpec
 
 
@@ -79,6 +80,7 @@ class Stage:
         self.neighbours = Neighbours(mesh)
         self.edges = {blocks.stop - 1 for blocks in stages}
         self.passed: set[int] = set()
+        self.at_end: Callable[[], None] = lambda: None
 
     def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block, or hand its streams through."""
@@ -88,9 +90,12 @@ class Stage:
             output = link.run(*args, **kwargs)
             if position == self.own.stop - 1 and position < len(self.links) - 1:
                 self.neighbours.send(link.unpack(output))
-            return output
-        streams = link.streams(args, kwargs)
-        return link.pack(self.neighbours.receive(streams) if position == self.own.start - 1 else streams)
+        else:
+            streams = link.streams(args, kwargs)
+            output = link.pack(self.neighbours.receive(streams) if position == self.own.start - 1 else streams)
+        if position == len(self.links) - 1:
+            self.at_end()
+        return output
 
     def check(self) -> None:
         """Refuse a call that left out a block where a stage ends; all ranks see that it did.
@@ -108,18 +113,41 @@ class Stage:
 
 
 class PipeFusion:
-    """Runs a transformer's forward on all stages."""
+    """Runs a transformer's forward on all stages: whole, or patch by patch."""
 
-    def __init__(self, model: nn.Module, stage: Stage, session: Session, mesh: DeviceMesh):
-        self.model, self.stage, self.session, self.mesh = model, stage, session, mesh["pp"]
+    def __init__(
+        self, model: nn.Module, stage: Stage, mesh: DeviceMesh, session: Session, patches: Patches | None, warmup: int
+    ):
+        self.model, self.stage, self.mesh, self.session = model, stage, mesh["pp"], session
+        self.patches, self.warmup = patches, warmup
+        self.memories: dict[Branch, Memory] = {}
+        session.forgetters.append(self.memories.clear)
+        if patches is not None:
+            stage.at_end = patches.end
         self.run: Callable[..., Any] = model._call_impl
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.session.begin_forward(self.model, args, kwargs)
-        output = self.run(*args, **kwargs)
-        self.stage.check()
+        output = None
+        for _ in self._forwards():
+            output = self.run(*args, **kwargs)
+            self.stage.check()
         self.stage.neighbours.finish()
         return self._of_last_stage(output, tree_leaves((args, kwargs)))
+
+    def _forwards(self) -> Iterable[int]:
+        """One forward, or one for each patch; a branch whose tensors have other shapes warms up again."""
+        if self.patches is None:
+            return range(1)
+        branch, shapes = self.session.branch, self.session.shapes
+        memory = self.memories.get(branch)
+        if memory is None or memory.shapes != shapes:
+            memory = self.memories[branch] = Memory(shapes)
+        memory.steps += 1
+        if memory.steps > self.warmup:
+            return self.patches.run_patches(memory)
+        self.patches.run_whole(memory, remembers=memory.steps == self.warmup)
+        return range(1)
 
     def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
         """What the last stage's forward returned, but for what it was given."""
@@ -133,14 +161,21 @@ class PipeFusion:
         return tree_unflatten(leaves, form)
 
 
-def apply_pipefusion(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> Session:
+def apply_pipefusion(
+    model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, patches: Patches | None, warmup: int, undo: ExitStack
+) -> Session:
     """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
 
     Args:
         model: the transformer ``spec`` describes.
         spec: its fact sheet.
         mesh: the mesh of the whole layout.
+        patches: what the model's sequences are cut by; None runs every step whole.
+        warmup: how many steps of a request run whole before that.
         undo: takes what takes each change back, for which all ranks are needed.
+
+    Returns:
+        what has to hear of requests and steps.
     """
     check_present(model)
     links = chain(model, spec)
@@ -150,7 +185,7 @@ def apply_pipefusion(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: 
         override(model, "cache_context", session.watch(model.cache_context), undo)
     for position, link in enumerate(links):
         override(link.block, "forward", _caller(stage, position), undo)
-    override(model, "_call_impl", PipeFusion(model, stage, session, mesh), undo)
+    override(model, "_call_impl", PipeFusion(model, stage, mesh, session, patches, warmup), undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
     return session

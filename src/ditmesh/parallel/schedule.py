@@ -1,8 +1,6 @@
-"""Which stage of a pipeline runs which blocks, and which tokens a patch has: numbers only."""
+"""Which stage of a pipeline runs which blocks: numbers only."""
 
 from collections.abc import Sequence
-
-from ditmesh.collectives import shard_sizes
 
 
 def split_blocks(costs: Sequence[int], stages: int) -> list[range]:
@@ -38,15 +36,3 @@ def _least_worst(costs: Sequence[int], stages: int) -> int:
             for end in range(stage, len(costs) + 1)
         ]
     return best[-1]
-
-
-def patch_of(length: int, patches: int, patch: int, whole: bool) -> range:
-    """The tokens of a stream that a patch has: a share that is as even as can be, the longer ones first.
-
-    10 tokens in 4 patches: 0 1 2 | 3 4 5 | 6 7 | 8 9
-
-    A ``whole`` stream, such as the text, is computed once a step, with the first patch.
-    """
-    sizes = [length] + [0] * (patches - 1) if whole else shard_sizes(length, patches)
-    start = sum(sizes[:patch])
-    return range(start, start + sizes[patch])

@@ -48,7 +48,7 @@ def check_layout(
         )
 
 
-def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, cached: bool) -> None:
+def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, cached: bool, in_pipeline: bool) -> None:
     """Check that a transformer's blocks can be shared out to the stages of a layout.
 
     Args:
@@ -56,6 +56,7 @@ def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, c
         spec: the transformer's fact sheet.
         blocks: how many blocks it has that may run elsewhere.
         cached: whether its steps are to be cached.
+        in_pipeline: whether a pipeline runs it.
 
     Raises:
         ValueError: they cannot.
@@ -75,8 +76,18 @@ def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, c
             f"pp_size={stages} is more than {spec.title}'s {blocks} blocks that may run elsewhere"
             f"{f' ({why})' if why else ''}; {f'use at most {blocks}, or ' if blocks else ''}{instead}"
         )
-    if parallelism.patches > 1:
-        raise ValueError(f"pp_size={stages}: patches are not built yet; pass num_pipeline_patch=1, or {instead}")
+    patches = f"num_pipeline_patch={parallelism.patches}"
+    if parallelism.patches > 1 and parallelism.ring_size * parallelism.ulysses_size > 1:
+        raise ValueError(
+            f"{patches} cuts the sequence in time, and ring_size={parallelism.ring_size} with "
+            f"ulysses_size={parallelism.ulysses_size} over ranks; both at once are not built. Put these ranks into "
+            f"pp_size or tp_size, or pass num_pipeline_patch=1 to run every step whole."
+        )
+    if parallelism.patches > 1 and not in_pipeline:
+        raise ValueError(
+            f"{patches}: patches remember keys and values of the step before, and a transformer alone cannot tell "
+            f"where a request begins; enable its pipeline, or pass num_pipeline_patch=1 to run every step whole."
+        )
     if cached:
         raise ValueError(
             f"pp_size={stages} with a cache: a step that leaves out blocks leaves stages idle, and is not built; "
