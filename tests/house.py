@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # The import table. A room may import itself and what stands here, nothing else of ditmesh. "face" is ditmesh/__init__.
-LEAVES = {"spec", "config", "modules", "collectives"}
+LEAVES = {"spec", "config", "modules", "collectives", "session"}
 INNER = LEAVES | {"mesh", "attention"}
 MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "config": set(),
     "modules": {"spec"},
     "collectives": set(),
+    "session": set(),
     "mesh": {"config"},
     "models": {"spec"},
     "attention": {"collectives", "mesh"},
@@ -50,6 +51,7 @@ OUTSIDE: dict[str, set[str]] = {
     "config": STANDARD | {"torch", "yaml"},
     "modules": STANDARD | {"torch"},
     "collectives": STANDARD | {"torch"},
+    "session": STANDARD | {"torch"},
     "mesh": STANDARD | {"torch"},
     "attention": STANDARD | {"torch"},
 }

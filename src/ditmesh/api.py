@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence as Listing
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,20 +15,24 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.attention.backend import check_backend, local_backend, reroute
+from ditmesh.attention.patches import Patches
+from ditmesh.attention.sequence import Sequence
 from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
 from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
-from ditmesh.modules import check_present, expand
+from ditmesh.modules import chain, check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
 from ditmesh.parallel.data import Place, Reports, WorkList, job_store
 from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
+from ditmesh.parallel.pipefusion import apply_pipefusion
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
-from ditmesh.planner.checks import check_layout
+from ditmesh.planner.checks import check_layout, check_stages
+from ditmesh.session import watch_pipeline
 
 __all__ = [
     "BlockAdapter",
@@ -52,7 +56,7 @@ def enable_cache(
     pipe_or_adapter: Pipeline,
     cache_config: DBCacheConfig | None = None,
     calibrator_config: CalibratorConfig | None = None,
-    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
+    params_modifiers: ParamsModifier | Listing[Any] | None = None,
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
@@ -84,7 +88,7 @@ def enable_cache(
     parallelism = parallelism_config or ParallelismConfig()
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
-    _check(plan, None if parallelism_config is None else _world_size())
+    _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         steps = undo.pop_all()
@@ -143,7 +147,7 @@ def _caching(
     plan: Plan,
     config: DBCacheConfig | None,
     calibrator: CalibratorConfig | None,
-    modifiers: ParamsModifier | Sequence[Any] | None,
+    modifiers: ParamsModifier | Listing[Any] | None,
 ) -> Caching | None:
     if config is not None and config.cache_type is not CacheType.NONE:
         return Caching(owner, plan.transformers, config, calibrator, modifiers)
@@ -152,13 +156,15 @@ def _caching(
     return None
 
 
-def _check(plan: Plan, world_size: int | None) -> None:
+def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for module in plan.modules:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
     for model, spec in plan.models if world_size is not None else []:
         config = model.config if isinstance(model, ConfigMixin) else {}
         check_layout(plan.parallelism, spec.transformer, config, world_size)
+    for model, spec in plan.transformers:
+        check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
 def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:
@@ -168,10 +174,12 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         _shard_weights(plan, mesh, undo)
     if mesh is not None and sizes["ring"] * sizes["ulysses"] > 1:
         _cut_sequences(plan, mesh, undo)
-    elif plan.kernel is not None:
-        _use_kernel(plan.models, plan.kernel, undo)
+    elif plan.kernel is not None:  # a sequence cut into patches takes it with it
+        _use_kernel(plan.models if plan.parallelism.patches == 1 else plan.controlnets, plan.kernel, undo)
     if caching is not None:
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
+    if mesh is not None and sizes["pp"] > 1:
+        _split_stages(plan, mesh, undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, undo)
     if mesh is not None:
@@ -186,10 +194,14 @@ def _shard_weights(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
 
 
 def _cut_sequences(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    _tell_apart(plan, undo)
+    for model, spec in plan.models:
+        apply_context_parallel(model, spec, Sequence(mesh), plan.kernel, undo)
+
+
+def _tell_apart(plan: Plan, undo: ExitStack) -> None:
     for module in [*plan.extras, *components(plan.pipe).values()]:
         tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
-    for model, spec in plan.models:
-        apply_context_parallel(model, spec, mesh, plan.kernel, undo)
 
 
 def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
@@ -198,6 +210,19 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
         for pattern, fact in spec.attention.items():
             for _, attention in expand(model, pattern):
                 undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
+
+
+def _split_stages(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+    count, sessions = plan.parallelism.patches, []
+    if count > 1:
+        _tell_apart(plan, undo)
+    for model, spec in plan.transformers:
+        patches = Patches(mesh, patches=count, title=spec.title) if count > 1 else None
+        if patches is not None:
+            apply_context_parallel(model, spec, patches, plan.kernel, undo)
+        sessions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
+    if not isinstance(plan.pipe, nn.Module):
+        watch_pipeline(plan.pipe, sessions, undo)
 
 
 def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:

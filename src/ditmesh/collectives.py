@@ -88,6 +88,27 @@ class Rotation:
         return self._held[1]
 
 
+class Transfer:
+    """A tensor on its way to a rank of a group, or from it; tensor and handle are held until ``wait``."""
+
+    def __init__(self, x: Tensor, group: dist.ProcessGroup, to: int | None = None, source: int | None = None):
+        self._held = x
+        self._work = (
+            dist.irecv(x, group=group, group_src=source) if to is None else dist.isend(x, group=group, group_dst=to)
+        )
+
+    def wait(self) -> Tensor:
+        if self._work is not None:
+            self._work.wait()
+        return self._held
+
+
+def broadcast(x: Tensor, source: int, mesh: DeviceMesh) -> Tensor:
+    """The tensor of one rank on all of them, in place."""
+    dist.broadcast(x, group=mesh.get_group(), group_src=source)
+    return x
+
+
 class CommunicationCounter(TorchDispatchMode):
     """Count the collectives that run inside a ``with`` block and the bytes this rank puts on the wire for them.
 

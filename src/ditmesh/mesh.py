@@ -1,6 +1,7 @@
 """Turn a layout into a DeviceMesh whose axes are dp, cfg, pp, ring, ulysses and tp, outer to inner."""
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,16 @@ def replica_mesh(mesh: DeviceMesh) -> DeviceMesh:
 def forward_mesh(mesh: DeviceMesh) -> DeviceMesh:
     """The ranks that share one forward of the transformer, as one axis."""
     return mesh["pp", "ring", "ulysses", "tp"]._flatten("forward")
+
+
+@cache
+def lanes(mesh: DeviceMesh) -> tuple[Any, Any]:
+    """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
+    names = mesh.mesh_dim_names
+    assert names is not None
+    rows = mesh.mesh.movedim(names.index("pp"), -1).flatten(0, -2).tolist()
+    groups = [(row, (dist.new_group(row), dist.new_group(row))) for row in rows]  # every rank makes every group
+    return next(pair for row, pair in groups if dist.get_rank() in row)
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ditmesh.spec import Blocks
+from ditmesh.spec import Blocks, ModelSpec
 
 Streams = dict[str, Tensor | None]
 
@@ -106,6 +106,11 @@ class Link:
 def links(model: nn.Module, blocks: Blocks) -> list[Link]:
     """The blocks of one list."""
     return [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]
+
+
+def chain(model: nn.Module, spec: ModelSpec) -> list[Link]:
+    """The blocks of all lists that may run elsewhere, in the order they run."""
+    return [link for blocks in spec.blocks if not blocks.apart for link in links(model, blocks)]
 
 
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:

@@ -24,6 +24,7 @@ class Blocks:
     ``between``: what the model itself does to the streams between two blocks, maybe in place: a block then takes other
     tensors than the block before returned. ``reaches_back``: blocks take what others than the one before returned, too.
     ``apart``: why this list is no part of the chain, so that none of its blocks may be left out or run elsewhere.
+    ``lends``: modules of its blocks that the model runs itself, too, named as in the list.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Blocks:
     between: str = ""
     reaches_back: bool = False
     apart: str = ""
+    lends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

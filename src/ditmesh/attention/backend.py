@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ditmesh.attention.intercept import intercepted
 from ditmesh.attention.local import CUDA_ONLY, KERNELS
+from ditmesh.attention.patches import Patches
 from ditmesh.attention.ring import ring_attention
 from ditmesh.attention.sequence import LayerContext
 from ditmesh.attention.ulysses import gather_heads, scatter_heads
@@ -181,7 +182,10 @@ def attention(
     own = _own_tokens(layer.sequence.held(layer.queries))
     own_keys = _own_tokens(layer.sequence.held(layer.keys))
     key, value = (x[:, own_keys] for x in (key, value))
-    out = _across_ranks(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
+    if isinstance(layer.sequence, Patches):
+        out = _across_patches(query[:, own], key, value, attn_mask, local, layer, layer.sequence)
+    else:
+        out = _across_ranks(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
     if isinstance(own, slice):
         return out
     whole = torch.zeros_like(query)
@@ -216,10 +220,7 @@ def _across_ranks(
         kv = scatter_heads((key, value), key_rows[row], ulysses)
     else:
         q, kv = query.transpose(0, 1)[:, :, None], torch.stack([x.transpose(0, 1) for x in (key, value)], dim=2)
-    mask = None
-    if given_mask is not None or sequence.unseen & set(layer.keys):
-        mask = sequence.mask(given_mask, layer.queries, layer.keys, query.dtype if ring.size() > 1 else None)
-        mask = mask[layer.sample : layer.sample + 1] if len(mask) > len(query) else mask
+    mask = _mask(given_mask, query, query.dtype if ring.size() > 1 else None, layer)
     q_BHSD = q[:, :, 0].permute(1, 2, 0, 3)
     if ring.size() > 1:
         lengths = [sum(row) for row in key_rows]
@@ -230,6 +231,28 @@ def _across_ranks(
     if ulysses.size() > 1:
         return gather_heads(out_SBHD, rows[row], query.shape[2], ulysses)
     return out_SBHD.transpose(0, 1)
+
+
+def _across_patches(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    given_mask: Tensor | None,
+    local: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    layer: LayerContext,
+    patches: Patches,
+) -> Tensor:
+    """The queries of a patch attend to the keys of all."""
+    key, value = patches.remember(layer, key, value)
+    return local(query, key, value, _mask(given_mask, query, None, layer))
+
+
+def _mask(given: Tensor | None, query: Tensor, additive: torch.dtype | None, layer: LayerContext) -> Tensor | None:
+    """The mask of this rank's queries, if there is one; of one sample, if the layer takes them one by one."""
+    if given is None and not layer.sequence.unseen & set(layer.keys):
+        return None
+    mask = layer.sequence.mask(given, layer.queries, layer.keys, additive)
+    return mask[layer.sample : layer.sample + 1] if len(mask) > len(query) else mask
 
 
 def _check_shapes(query: Tensor, key: Tensor, mask: Tensor | None, layer: LayerContext) -> None:

@@ -1,13 +1,13 @@
 """How the sequences of one transformer are cut over the ranks in the forward under way; every layer reads it."""
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.collectives import all_gather, never_compiled, shard, shard_sizes
+from ditmesh.collectives import all_gather, never_compiled, shard_sizes
 from ditmesh.mesh import sequence_mesh
 
 Streams = tuple[str, ...]
@@ -19,11 +19,16 @@ class Sequence:
 
     Whoever cuts a tensor records its whole length here, so that no rank ever has to ask another for a size. Masks are
     known whole on every rank, so no mask is ever sent.
+
+    Attributes:
+        why, product: the options that make it so, and what the number of shards is made of.
     """
 
     mesh: DeviceMesh
     lengths: dict[str, int] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
+    why: ClassVar[str] = "ring_size and ulysses_size"
+    product: ClassVar[str] = "ring_size times ulysses_size"
 
     def __post_init__(self) -> None:
         self.ring, self.ulysses = self.mesh["ring"], self.mesh["ulysses"]
@@ -33,6 +38,16 @@ class Sequence:
         self._key_masks: dict[tuple[Streams, torch.dtype | None], Tensor] = {}
         self.unseen: set[str] = set()
         self._maybe_longer: set[str] = set()  # streams of which only tensors of one position were seen so far
+
+    @property
+    def degree(self) -> int:
+        """Into how many shards it is cut."""
+        return self.ranks.size()
+
+    def own(self, stream: str) -> range:
+        """This rank's positions in a stream."""
+        sizes, rank = self.shards((stream,)), self.ranks.get_local_rank()
+        return range(sum(sizes[:rank]), sum(sizes[: rank + 1]))
 
     def begin(self) -> None:
         """Forget the last forward."""
@@ -67,8 +82,8 @@ class Sequence:
         length = self.lengths.setdefault(stream, x.shape[dim])
         if x.shape[dim] != length:
             raise ValueError(f"a tensor has {x.shape[dim]} positions along the {stream} stream, which has {length}.")
-        piece = shard(x, dim, self.ranks)
-        return (piece if piece.shape[dim] or not length else x.narrow(dim, 0, 1)).contiguous()
+        own = self.own(stream)
+        return (x.narrow(dim, own.start, len(own)) if own or not length else x.narrow(dim, 0, 1)).contiguous()
 
     def _forget_length_of_one(self, stream: str) -> None:
         if stream in self._maybe_longer:
@@ -126,12 +141,12 @@ class Sequence:
             self._forget_length_of_one(stream)
         if tokens == self.lengths.setdefault(stream, tokens):
             return self.held((stream,))[0][0]
-        rank, sizes = self.ranks.get_local_rank(), self.shards((stream,))
-        return min(max(tokens - sum(sizes[:rank]), 0), sizes[rank])
+        own = self.own(stream)
+        return max(min(tokens, own.stop) - own.start, 0)
 
     def held(self, streams: Streams) -> list[tuple[int, bool]]:
         """How many tokens of each stream this rank holds, and whether they are a share of its own or a stand-in."""
-        own = [self.shards((stream,))[self.ranks.get_local_rank()] for stream in streams]
+        own = [len(self.own(stream)) for stream in streams]
         stand_in = [min(self.lengths[stream], 1) for stream in streams]
         return [(max(tokens, least), tokens >= least) for tokens, least in zip(own, stand_in, strict=True)]
 

@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.cache.adapter import BlockAdapter
 from ditmesh.cache.dbcache import DBCache, apply_dbcache
 from ditmesh.cache.report import CacheStats, collect, table, tag
-from ditmesh.cache.session import watch_pipeline
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
+from ditmesh.session import watch_pipeline
 from ditmesh.spec import ModelSpec
 
 CACHE = "_ditmesh_cache"  # the attribute of a transformer that holds its cache

@@ -8,10 +8,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.chain import Chain, Configs
-from ditmesh.cache.session import Session
 from ditmesh.collectives import never_compiled
 from ditmesh.config import ParallelismConfig, ParamsModifier
 from ditmesh.modules import links, override
+from ditmesh.session import Session
 from ditmesh.spec import Blocks, ModelSpec
 
 

@@ -22,6 +22,8 @@ class ParallelismConfig:
         dp_size, cfg_size, pp_size: data, guidance (CFG) and pipeline parallelism.
         ring_size, ulysses_size: context parallelism: ranks that pass keys and values around, ranks that exchange heads.
         tp_size: tensor parallelism.
+        num_pipeline_patch: into how many patches the stages of ``pp_size`` cut the sequence; None for one a stage.
+        warmup_steps: how many steps of a request the stages run on the whole sequence, exactly, before that.
         attention_backend: the kernel of one rank's attention, named as diffusers names it (``"native"``, ...).
         extra_parallel_modules: further modules of the pipeline (text encoders, VAE, ControlNet), or their names.
         parallel_kwargs: the same fields in the older spelling ``parallel_kwargs={"extra_parallel_modules": [...]}``.
@@ -38,6 +40,8 @@ class ParallelismConfig:
     ring_size: int = 1
     ulysses_size: int = 1
     tp_size: int = 1
+    num_pipeline_patch: int | None = None
+    warmup_steps: int = 1
     attention_backend: str | None = None
     extra_parallel_modules: tuple[Any, ...] = ()
     parallel_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +60,23 @@ class ParallelismConfig:
             self._check_size(f"{axis}_size")
         if self.cfg_size > 2:
             raise ValueError(f"cfg_size={self.cfg_size}: guidance has two branches, so cfg_size is 1 or 2.")
+
+        self._check_patches()
+
+    def _check_patches(self) -> None:
+        for name in ("num_pipeline_patch", "warmup_steps"):
+            value = vars(self)[name]
+            if value is None and name == "num_pipeline_patch":
+                continue
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be an int of 1 or more, not {value!r}.")
+            if self.pp_size == 1 and value != vars(type(self))[name]:
+                raise ValueError(f"{name}={value} is for the stages of a pipeline, and pp_size is 1; set pp_size=2.")
+
+    @property
+    def patches(self) -> int:
+        """Into how many patches the sequence is cut after the warm-up."""
+        return self.num_pipeline_patch or self.pp_size
 
     def _check_size(self, name: str) -> None:
         size = vars(self)[name]

@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention,
 SPEC = ModelSpec(
     transformer="DiTTransformer2DModel",
     title="DiT",
-    blocks=(Blocks("transformer_blocks"),),
+    blocks=(Blocks("transformer_blocks", lends=("0.norm1.emb",)),),
     tp_plan={
         "transformer_blocks.*.norm1.emb.timestep_embedder.linear_1": "colwise",
         "transformer_blocks.*.norm1.emb.timestep_embedder.linear_2": "rowwise",

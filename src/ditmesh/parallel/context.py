@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.hooks import RemovableHandle
 
 from ditmesh.attention.backend import check_backend, kernel_of, layer_of, local_backend, mesh_backend, reroute
@@ -19,26 +18,25 @@ from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refus
 
 
 def apply_context_parallel(
-    model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, kernel: str | None, undo: ExitStack
+    model: nn.Module, spec: ModelSpec, sequence: Sequence, kernel: str | None, undo: ExitStack
 ) -> None:
-    """Cut the model's sequences over the axes ``ring`` and ``ulysses`` of a mesh, in place.
+    """Cut the model's sequences into shards, in place.
 
     Args:
         model: the transformer ``spec`` describes.
         spec: its fact sheet.
-        mesh: the mesh of the whole layout.
+        sequence: what cuts them: over the axes ``ring`` and ``ulysses`` of a mesh, or in time.
         kernel: the attention backend of one rank; None keeps each layer's own.
         undo: takes what takes each change back.
 
     Raises:
         ValueError: an attention layer the sheet does not cover, a name it has wrong, or a kernel that cannot do this.
     """
-    sequence = Sequence(mesh)
     layers = _attention_layers(model, spec, sequence)
     for attention, layer, fact in layers:
         name = kernel or kernel_of(attention)
         if layer.queries:
-            check_backend(name, sequence.ring.size(), mesh.device_type)
+            check_backend(name, sequence.ring.size(), sequence.mesh.device_type)
             undo.callback(reroute(attention, mesh_backend(name), layer, fact.names_backend))
         elif kernel:
             undo.callback(reroute(attention, local_backend(name), names_backend=fact.names_backend))
@@ -76,8 +74,8 @@ def _attention_layers(
     for name, module in model.named_modules():
         if "processor" in vars(module) and name not in layers:
             raise ValueError(
-                f"{spec.title}: the fact sheet does not cover the attention of {name}, so ring_size and "
-                f"ulysses_size would make a wrong picture; use tp_size alone."
+                f"{spec.title}: the fact sheet does not cover the attention of {name}, so {sequence.why} would make a "
+                f"wrong picture; use tp_size alone."
             )
     return list(layers.values())
 
@@ -111,9 +109,9 @@ def _changes_at(
         for key, cut in inputs.items():
             name, _, item = key.partition(".")
             if isinstance(cut, Refuse) and bound.get(name) is not None:
-                raise ValueError(f"{owner} was given {key}, which ring_size and ulysses_size cannot honour: {cut.why}")
+                raise ValueError(f"{owner} was given {key}, which {sequence.why} cannot honour: {cut.why}")
             if isinstance(cut, Split) and cut.least > 1:
-                _check_least(owner, bound[name].shape[cut.dim], cut.least, sequence.ranks.size())
+                _check_least(owner, bound[name].shape[cut.dim], cut.least, sequence)
             if name in bound:
                 bound[name] = _change_item(bound[name], item, cut, sequence)
         return (), bound
@@ -134,11 +132,11 @@ def _changes_at(
     return attach
 
 
-def _check_least(owner: str, tokens: int, least: int, ranks: int) -> None:
-    if tokens < least * ranks:
+def _check_least(owner: str, tokens: int, least: int, sequence: Sequence) -> None:
+    if tokens < least * sequence.degree:
         raise ValueError(
-            f"{owner} was given {tokens} tokens for {ranks} ranks, and takes fewer than {least} on one for "
-            f"something else; let ring_size times ulysses_size be at most {max(tokens // least, 1)}, or use tp_size."
+            f"{owner} was given {tokens} tokens for {sequence.degree} ranks, and takes fewer than {least} on one for "
+            f"something else; let {sequence.product} be at most {max(tokens // least, 1)}, or use tp_size."
         )
 
 

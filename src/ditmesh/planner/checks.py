@@ -5,6 +5,7 @@ from typing import Any
 
 from ditmesh.config import ParallelismConfig
 from ditmesh.models import spec_of
+from ditmesh.spec import ModelSpec
 
 
 def check_layout(
@@ -22,11 +23,6 @@ def check_layout(
         ValueError: the layout cannot run; it says why and what would.
     """
     spec = spec_of(transformer)
-    if parallelism.pp_size > 1:
-        raise ValueError(
-            f"pp_size={parallelism.pp_size}: pipeline parallelism is not built yet; "
-            f"use tp_size, ulysses_size or ring_size."
-        )
     # A config.json may leave defaults out; the model's own configuration, checked when it is there, does not.
     for key, values in spec.covers.items():
         if config.get(key, values[0]) not in values:
@@ -45,6 +41,53 @@ def check_layout(
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
             f"torchrun --nproc_per_node={parallelism.world_size}, or choose sizes whose product is {world_size}."
+        )
+
+
+def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, cached: bool, in_pipeline: bool) -> None:
+    """Check that a transformer's blocks can be shared out to the stages of a layout.
+
+    Args:
+        parallelism: the layout.
+        spec: the transformer's fact sheet.
+        blocks: how many blocks it has that may run elsewhere.
+        cached: whether its steps are to be cached.
+        in_pipeline: whether a pipeline runs it.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    stages = parallelism.pp_size
+    if stages == 1:
+        return
+    instead = f"use ulysses_size={stages} or tp_size={stages} instead."
+    if any(one.reaches_back for one in spec.blocks):
+        raise ValueError(
+            f"pp_size={stages}: blocks of {spec.title} take what others than the one before returned, and a stage has "
+            f"only that; {instead}"
+        )
+    if stages > blocks:
+        why = "; ".join(f"{one.path}: {one.apart}" for one in spec.blocks if one.apart)
+        raise ValueError(
+            f"pp_size={stages} is more than {spec.title}'s {blocks} blocks that may run elsewhere"
+            f"{f' ({why})' if why else ''}; {f'use at most {blocks}, or ' if blocks else ''}{instead}"
+        )
+    patches = f"num_pipeline_patch={parallelism.patches}"
+    if parallelism.patches > 1 and parallelism.ring_size * parallelism.ulysses_size > 1:
+        raise ValueError(
+            f"{patches} cuts the sequence in time, and ring_size={parallelism.ring_size} with "
+            f"ulysses_size={parallelism.ulysses_size} over ranks; both at once are not built. Put these ranks into "
+            f"pp_size or tp_size, or pass num_pipeline_patch=1 to run every step whole."
+        )
+    if parallelism.patches > 1 and not in_pipeline:
+        raise ValueError(
+            f"{patches}: patches remember keys and values of the step before, and a transformer alone cannot tell "
+            f"where a request begins; enable its pipeline, or pass num_pipeline_patch=1 to run every step whole."
+        )
+    if cached:
+        raise ValueError(
+            f"pp_size={stages} with a cache: a step that leaves out blocks leaves stages idle, and is not built; "
+            f"leave cache_config out, or {instead}"
         )
 
 

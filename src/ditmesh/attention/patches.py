@@ -1,0 +1,160 @@
+"""Cut a sequence in time: a patch is a shard that runs after the one before it, and remembers keys and values."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ditmesh.attention.sequence import LayerContext, Sequence, Streams
+from ditmesh.collectives import never_compiled, shard_sizes
+
+# B batch, S sequence (s of a patch), H heads, D head dim
+
+
+@dataclass
+class Memory:
+    """The keys and values [B, S, H, D] of one branch's attention layers, of whole streams end to end, by layer."""
+
+    shapes: Any
+    steps: int = 0
+    layers: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def patch_of(length: int, patches: int, patch: int) -> range:
+    """The tokens of a patch: as even as can be, the longer ones first.
+
+    10 tokens in 4 patches: 0 1 2 | 3 4 5 | 6 7 | 8 9
+    """
+    sizes = shard_sizes(length, patches)
+    return range(sum(sizes[:patch]), sum(sizes[: patch + 1]))
+
+
+@dataclass
+class Patches(Sequence):
+    """The streams of one transformer, run whole or in patches.
+
+    A stream that is put together at the end is cut into patches. Any other runs whole: with the first patch if it goes
+    through the blocks (the text), whose keys and values the other patches find in the memory; with every patch if it is
+    put together before the blocks begin.
+
+    Attributes:
+        patches: how many a step has.
+        title: the transformer's name, for errors.
+        patch: the one that runs; None while the streams run whole.
+        reached_end: whether the forward under way has run the last block.
+    """
+
+    patches: int = 1
+    title: str = ""
+    why: ClassVar[str] = "num_pipeline_patch"
+    product: ClassVar[str] = "num_pipeline_patch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.patch: int | None = None
+        self.reached_end = False
+        self._memory, self._remembers = Memory(None), False
+        self._attended: set[tuple[str, int]] = set()
+        self._at_end: set[str] = set()
+        self._before: set[str] = set()
+        self._whole: list[Tensor] = []  # what the patches of a step are put together in
+        self._gathers = 0
+
+    @property
+    def degree(self) -> int:
+        return 1 if self.patch is None else self.patches
+
+    def run_whole(self, memory: Memory, remembers: bool) -> None:
+        """The next forward is not cut; it ``remembers`` if the one after it will be."""
+        self.patch, self._memory, self._remembers = None, memory, remembers
+
+    def run_patches(self, memory: Memory) -> Iterator[int]:
+        """The next forwards are one patch each."""
+        if not self._at_end:
+            raise ValueError(
+                f"{self.title}: no fact sheet says where its sequence is put together again, so it cannot be cut into "
+                f"patches; pass num_pipeline_patch=1 to run every step whole."
+            )
+        self._whole = []
+        for patch in range(self.patches):
+            self.patch, self._memory = patch, memory
+            yield patch
+        self.patch = None
+
+    def begin(self) -> None:
+        super().begin()
+        self.reached_end, self._gathers = False, 0
+        self._attended.clear()
+
+    def end(self) -> None:
+        """The last block has run: what is put together from now on is at the end."""
+        self.reached_end = True
+
+    def own(self, stream: str) -> range:
+        length = self.lengths[stream]
+        self._maybe_longer.discard(stream)
+        if self.patch is None or stream == "" or stream in self._before:
+            return range(length)
+        if stream not in self._at_end:
+            return range(0 if self.patch else length)
+        return patch_of(length, self.patches, self.patch)
+
+    def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
+        if self.patch is None:
+            (self._at_end if self.reached_end else self._before).add(stream)
+            if self._at_end & self._before:
+                raise ValueError(
+                    f"{self.title} puts its {stream} stream together in the midst of its blocks, where only one patch of "
+                    f"it is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
+                )
+            return x
+        if stream in self._before:
+            return x
+        if self._gathers == len(self._whole):
+            shape = list(x.shape)
+            shape[dim] = self.lengths[stream]
+            self._whole.append(x.new_zeros(shape))
+        whole, own = self._whole[self._gathers], self.own(stream)
+        self._gathers += 1
+        whole.narrow(dim, own.start, len(own)).copy_(x.narrow(dim, 0, len(own)))
+        return whole.clone()
+
+    @never_compiled
+    def remember(self, layer: LayerContext, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, s, H, D] of this forward -> those to attend to, [B, S, H, D] in the streams' order.
+
+        Those of this patch take the place of the last step's first (arXiv 2405.14430, section 4.1).
+        """
+        place = layer.name, layer.sample
+        if place in self._attended:
+            raise ValueError(
+                f"{self.title}: {layer.name} attends twice in a forward, and has a memory for one; pass "
+                f"num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
+            )
+        self._attended.add(place)
+        if self.patch is None:
+            if self._remembers:
+                self._memory.layers[place] = key.detach().clone(), value.detach().clone()
+            return key, value
+        kept, first, start = self._memory.layers[place], 0, 0
+        for stream in layer.keys:
+            own = self.own(stream)
+            for whole, fresh in zip(kept, (key, value), strict=True):
+                whole[:, first + own.start : first + own.stop] = fresh[:, start : start + len(own)].detach()
+            first, start = first + self.lengths[stream], start + len(own)
+        assert first == kept[0].shape[1], "a step has other lengths than the one before"
+        return kept
+
+    def _reorder(self, mask: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
+        """The rows of this patch; the memory has the keys in the streams' order."""
+        assert additive is None
+        if mask.shape[-2] == 1:
+            return mask
+        rows, first = [], 0
+        for stream in queries:
+            own = self.own(stream)
+            rows.append(torch.arange(first + own.start, first + own.stop, device=mask.device))
+            first += self.lengths[stream]
+        return mask.index_select(-2, torch.cat(rows))

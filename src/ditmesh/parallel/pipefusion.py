@@ -1,0 +1,230 @@
+"""PipeFusion: a stage of the blocks on each rank, on stock pipelines whose loop knows nothing of it.
+
+Every rank runs the transformer's own forward. A block of another stage hands its streams through; the last one before
+a stage's own hands on what the stage before has sent. The last stage's output goes to all, so that every rank's
+pipeline goes on alike.
+
+The first steps of a request run the sequence whole, and are exact. From then on it runs in patches, one after the
+other, each through all stages (arXiv 2405.14430):
+
+    stage 0: 0 1 2 3
+    stage 1:   0 1 2 3      patch m on stage s at tick m + s
+
+A patch attends to keys and values of all patches: its own and those before it are of this step, the others of the last.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers.models.cache_utils import CacheMixin
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from ditmesh.attention.patches import Memory, Patches
+from ditmesh.collectives import Transfer, all_reduce, broadcast
+from ditmesh.mesh import lanes
+from ditmesh.modules import Link, Streams, chain, check_present, expand, override
+from ditmesh.parallel.schedule import split_blocks
+from ditmesh.session import Branch, Session
+from ditmesh.spec import ModelSpec
+
+
+class Neighbours:
+    """The stages before and after this one, and what is under way between them."""
+
+    def __init__(self, mesh: DeviceMesh):
+        stage, (even, odd) = mesh["pp"].get_local_rank(), lanes(mesh)
+        self.before, self.after = stage - 1, stage + 1
+        # Every edge between two stages has another group than the next edge.
+        self.inward, self.outward = (odd, even) if stage % 2 == 0 else (even, odd)
+        self.sent: list[Transfer] = []
+
+    def send(self, streams: Streams) -> None:
+        """Give the stage after what this one made, and go on at once."""
+        for x in streams.values():
+            if x is not None and x.numel():
+                # A copy: the model may change the streams in place between two blocks.
+                copy = x.detach().clone(memory_format=torch.contiguous_format)
+                self.sent.append(Transfer(copy, self.outward, to=self.after))
+
+    def receive(self, like: Streams) -> Streams:
+        """Take what the stage before made; streams keep their shapes from block to block."""
+        coming = {
+            name: Transfer(torch.empty_like(x, memory_format=torch.contiguous_format), self.inward, source=self.before)
+            for name, x in like.items()
+            if x is not None and x.numel()
+        }
+        return like | {name: transfer.wait() for name, transfer in coming.items()}
+
+    def finish(self) -> None:
+        """Wait until all that was sent has arrived."""
+        for transfer in self.sent:
+            transfer.wait()
+        self.sent = []
+
+
+class Stage:
+    """The blocks of one rank.
+
+    Attributes:
+        stages: the blocks of every stage.
+        own: those of this one.
+    """
+
+    def __init__(self, title: str, links: list[Link], stages: list[range], mesh: DeviceMesh):
+        self.title, self.links, self.stages = title, links, stages
+        self.own = stages[mesh["pp"].get_local_rank()]
+        self.neighbours = Neighbours(mesh)
+        self.edges = {blocks.stop - 1 for blocks in stages}
+        self.passed: set[int] = set()
+        self.at_end: Callable[[], None] = lambda: None
+
+    def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a block, or hand its streams through."""
+        link = self.links[position]
+        self.passed.add(position)
+        if position in self.own:
+            output = link.run(*args, **kwargs)
+            if position == self.own.stop - 1 and position < len(self.links) - 1:
+                self.neighbours.send(link.unpack(output))
+        else:
+            streams = link.streams(args, kwargs)
+            output = link.pack(self.neighbours.receive(streams) if position == self.own.start - 1 else streams)
+        if position == len(self.links) - 1:
+            self.at_end()
+        return output
+
+    def check(self) -> None:
+        """Refuse a call that left out a block where a stage ends; all ranks see that it did.
+
+        Raises:
+            ValueError: it did.
+        """
+        missing = self.edges - self.passed
+        self.passed = set()
+        if missing:
+            raise ValueError(
+                f"this call of {self.title} leaves out block {min(missing)}, the last of a stage of "
+                f"pp_size={len(self.stages)}; let the call run all blocks, or use ulysses_size or tp_size instead."
+            )
+
+
+class PipeFusion:
+    """Runs a transformer's forward on all stages: whole, or patch by patch."""
+
+    def __init__(
+        self, model: nn.Module, stage: Stage, mesh: DeviceMesh, session: Session, patches: Patches | None, warmup: int
+    ):
+        self.model, self.stage, self.mesh, self.session = model, stage, mesh["pp"], session
+        self.patches, self.warmup = patches, warmup
+        self.memories: dict[Branch, Memory] = {}
+        session.forgetters.append(self.memories.clear)
+        if patches is not None:
+            stage.at_end = patches.end
+        self.run: Callable[..., Any] = model._call_impl
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.session.begin_forward(self.model, args, kwargs)
+        output = None
+        for _ in self._forwards():
+            output = self.run(*args, **kwargs)
+            self.stage.check()
+        self.stage.neighbours.finish()
+        return self._of_last_stage(output, tree_leaves((args, kwargs)))
+
+    def _forwards(self) -> Iterable[int]:
+        """One forward, or one for each patch; a branch whose tensors have other shapes warms up again."""
+        if self.patches is None:
+            return range(1)
+        branch, shapes = self.session.branch, self.session.shapes
+        memory = self.memories.get(branch)
+        if memory is None or memory.shapes != shapes:
+            memory = self.memories[branch] = Memory(shapes)
+        memory.steps += 1
+        if memory.steps > self.warmup:
+            return self.patches.run_patches(memory)
+        self.patches.run_whole(memory, remembers=memory.steps == self.warmup)
+        return range(1)
+
+    def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
+        """What the last stage's forward returned, but for what it was given."""
+        last, known = self.mesh.size() - 1, {id(x) for x in given}
+        is_last = self.mesh.get_local_rank() == last
+        leaves, form = tree_flatten(output)
+        for i, x in enumerate(leaves):
+            if isinstance(x, Tensor) and id(x) not in known:
+                made = x.detach().contiguous()
+                leaves[i] = broadcast(made if is_last else torch.empty_like(made), last, self.mesh)
+        return tree_unflatten(leaves, form)
+
+
+def apply_pipefusion(
+    model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, patches: Patches | None, warmup: int, undo: ExitStack
+) -> Session:
+    """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
+
+    Args:
+        model: the transformer ``spec`` describes.
+        spec: its fact sheet.
+        mesh: the mesh of the whole layout.
+        patches: what the model's sequences are cut by; None runs every step whole.
+        warmup: how many steps of a request run whole before that.
+        undo: takes what takes each change back, for which all ranks are needed.
+
+    Returns:
+        what has to hear of requests and steps.
+    """
+    check_present(model)
+    links = chain(model, spec)
+    stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
+    stage, session = Stage(spec.title, links, stages, mesh), Session()
+    if isinstance(model, CacheMixin):
+        override(model, "cache_context", session.watch(model.cache_context), undo)
+    for position, link in enumerate(links):
+        override(link.block, "forward", _caller(stage, position), undo)
+    override(model, "_call_impl", PipeFusion(model, stage, mesh, session, patches, warmup), undo)
+    lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
+    _drop_weights(model, stage, lent, mesh["pp"], undo)
+    return session
+
+
+def _caller(stage: Stage, position: int) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return stage.call(position, args, kwargs)
+
+    # A block of another stage is no block to compile.
+    return torch.compiler.disable(forward, recursive=False)
+
+
+def _costs(links: list[Link], mesh: DeviceMesh) -> list[int]:
+    """The parameters of each block: of all its shards, so that ranks that share a block agree."""
+    own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
+    costs = torch.tensor(own, device=mesh.device_type)
+    return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
+
+
+def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+    """Free the weights of other stages' blocks, but for those lent; to undo it, each stage gives its own to all."""
+    weights = [list(link.block.parameters()) for link in stage.links]
+    shapes = [[weight.shape for weight in block] for block in weights]
+    elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
+    kept = {id(weight) for i in stage.own for weight in weights[i]}
+    kept |= {id(x) for module in lent for x in module.parameters()}
+
+    def put_back() -> None:
+        for owner, blocks in enumerate(stage.stages):
+            for i in blocks:
+                for weight, shape in zip(weights[i], shapes[i], strict=True):
+                    is_owner = owner == mesh.get_local_rank()
+                    empty = torch.empty(shape if not is_owner else 0, dtype=weight.dtype, device=weight.device)
+                    whole = broadcast(weight.data.contiguous() if is_owner else empty, owner, mesh)
+                    if weight.shape != shape:
+                        weight.data = whole
+
+    undo.callback(put_back)
+    for weight in (weight for block in weights for weight in block):
+        if id(weight) in elsewhere - kept:
+            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
