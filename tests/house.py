@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"pipeline"} | INNER | {"models", "parallel", "cache", "loading", "planner"},
     "batch": {"api", "face"},
     "launch": {"config"},
-    "cli": {"api", "batch", "planner", "launch", "face"},
+    "cli": {"api", "batch", "planner", "launch", "config", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
     "face": {"api", "config", "spec"},
