@@ -1,4 +1,4 @@
-"""What the tests of the batch factory need beside it: a file of rows, and a job in processes of its own to interrupt."""
+"""What the tests of the batch factory need beside it: a file of rows, and what is told of a job in other processes."""
 
 import json
 import time
