@@ -172,7 +172,7 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, undo)
-    if mesh is not None:
+    if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
         _share_extras(plan.extras, replica_mesh(mesh), undo)
 
 
