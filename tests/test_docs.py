@@ -5,6 +5,7 @@ import re
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -67,16 +68,24 @@ def test_the_refusal_is_the_one_that_comes() -> None:
     assert " ".join(shown.split()) == f"ValueError: {error.value}"
 
 
+def _spellings(option: Any) -> list[str]:
+    return [*option.opts, *option.secondary_opts]
+
+
 def test_every_flag_and_layout_of_a_command_exists() -> None:
     verbs = typer.main.get_command(app).commands
-    known = {flag for verb in verbs.values() for option in verb.params for flag in option.opts}
+    known = {flag for verb in verbs.values() for option in verb.params for flag in _spellings(option)}
     lines = [line for code in blocks("sh") for line in code.splitlines() if "ditmesh" in line and "pip" not in line]
-    tables = [row for row in PAGES["generate.md"].splitlines() if row.startswith("| `--")]
+    tables = [
+        row
+        for row in f"{PAGES['generate.md']}\n{PAGES['batch.md']}".splitlines()
+        if row.startswith("| `") and "--" in row
+    ]
     inline = re.findall(r"`(ditmesh [^`]*)`", "\n".join(PAGES.values()))
     assert len(lines) >= 5
     for line in [*lines, *tables, *inline]:
-        assert set(re.findall(r"--[a-z-]+(?![\w-])", line)) <= known, line
-        assert line.startswith(("| `--", "torchrun")) or line.split()[1] in verbs
+        assert set(re.findall(r"--[a-z0-9_-]+", line)) <= known | {"--nproc_per_node"}, line
+        assert line.startswith(("| `", "torchrun")) or line.split()[1] in verbs
         for layout in re.findall(r"--parallel (\S+)", line):
             assert layout == "LAYOUT" or ParallelismConfig.parse(layout, 8).world_size > 1
 

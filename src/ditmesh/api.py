@@ -182,7 +182,7 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         _split_stages(plan, mesh, undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, undo)
-    if mesh is not None:
+    if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
         _share_extras(plan.extras, replica_mesh(mesh), undo)
 
 
