@@ -207,7 +207,7 @@ def _across_shards(
     kernel: str,
     layer: LayerContext,
 ) -> Tensor:
-    """Ulysses inside, Ring outside; each is skipped where its axis has one rank. Patches have the memory of the others."""
+    """Ulysses inside, Ring outside; each is skipped where its axis has one rank. Patches remember each other."""
     if isinstance(layer.sequence, Patches):
         key, value = layer.sequence.remember(layer, key, value)
         return local(query, key, value, _mask(given_mask, query, None, layer))
