@@ -1,6 +1,7 @@
 """What ranks run for the tests of PipeFusion: a pipeline's loop around a tiny transformer."""
 
 import copy
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 import ditmesh
 from ditmesh import ParallelismConfig
+from ditmesh.collectives import CommunicationCounter
 from ditmesh.models import SPECS
 from ditmesh.modules import expand
 from tests.transformers import Inputs, build, forward
@@ -124,10 +126,10 @@ class Oracle(TorchFunctionMode):
         out = torch.empty_like(query)
         bounds = [self.text + int(x[0]) for x in torch.arange(query.shape[2] - self.text).tensor_split(self.patches)]
         bounds = [0, *bounds[1:], query.shape[2]]
-        for start, end in zip(bounds, bounds[1:], strict=False):
-            seen = [
-                torch.cat([new[:, :, :end], old[:, :, end:]], 2) for new, old in zip((key, value), self.kept[layer])
-            ]
+        old_key, old_value = self.kept[layer]
+        for start, end in itertools.pairwise(bounds):
+            pairs = ((key, old_key), (value, old_value))
+            seen = [torch.cat([new[:, :, :end], old[:, :, end:]], 2) for new, old in pairs]
             out[:, :, start:end] = func(**given | {"query": query[:, :, start:end], "key": seen[0], "value": seen[1]})
         return out
 
@@ -158,8 +160,8 @@ def deep(name: str, seed: int = 0) -> tuple[nn.Module, list[Inputs]]:
 
 
 def one_process(name: str, patches: int, warmup: int, seed: int = 0) -> list[Tensor]:
-    """What the oracle computes in each step."""
-    model, steps = deep(name, seed)
+    """What the oracle computes in each step of a request; the seed is that of the request."""
+    (model, _), (_, steps) = deep(name), deep(name, seed)
     text, earlier, _ = ORACLES[name]
     oracle, outputs = Oracle(patches, warmup, text, earlier), []
     for inputs in steps:
@@ -170,7 +172,7 @@ def one_process(name: str, patches: int, warmup: int, seed: int = 0) -> list[Ten
 
 def requests(name: str, layout: str, settings: list[tuple[int, int]], seeds: tuple[int, ...] = (0,)) -> list[Any]:
     """What a rank computes in each step of a request for each of the settings (patches, warm-up) and seeds."""
-    model, steps = deep(name)
+    model, _ = deep(name)
     prompts = [deep(name, seed)[1] for seed in seeds]
     found = []
     for patches, warmup in settings:
@@ -178,3 +180,45 @@ def requests(name: str, layout: str, settings: list[tuple[int, int]], seeds: tup
         found.append([pipe(steps) for steps in prompts])
         ditmesh.disable_cache(pipe)
     return found
+
+
+def two_branches(layout: str, patches: int) -> list[list[Tensor]]:
+    """The steps of two prompts that take turns, as guidance makes them."""
+    model, first = deep("flux")
+    pipe = loop(model, layout, num_pipeline_patch=patches)
+    pipe.progress_bar()
+    outputs: list[list[Tensor]] = [[], []]
+    for pair in zip(first, deep("flux", 1)[1], strict=True):
+        made = [forward(model, inputs) for inputs in pair]
+        for branch, x in zip(outputs, made, strict=True):
+            branch.append(x.clone())
+        pipe.scheduler.step_index += 1
+    return outputs
+
+
+def cost_of_a_step(patches: int) -> tuple[dict[str, int], dict[str, int], list[tuple[int, int]]]:
+    """Calls and bytes of a patched step on a rank, and the tokens (image, text) that its blocks were given."""
+    model, steps = deep("flux")
+    pipe = loop(model, "pp2", num_pipeline_patch=patches)
+    tokens = []
+
+    def count(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        tokens.append((kwargs["hidden_states"].shape[1], kwargs["encoder_hidden_states"].shape[1]))
+
+    pipe(steps[:1])
+    model.transformer_blocks[0].register_forward_pre_hook(count, with_kwargs=True)
+    pipe.scheduler.step_index = 1
+    with CommunicationCounter() as counter:
+        forward(model, steps[1])
+    return dict(counter.calls), dict(counter.bytes), tokens
+
+
+def left_out() -> str:
+    """A call that leaves out the block at the end of the first stage."""
+    model, inputs = build("sd3", ODD, torch.float32)
+    ditmesh.enable_cache(model, parallelism_config=config("pp2", num_pipeline_patch=1))
+    try:
+        forward(model, inputs | {"skip_layers": [0, 1]})
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -182,10 +182,7 @@ def attention(
     own = _own_tokens(layer.sequence.held(layer.queries))
     own_keys = _own_tokens(layer.sequence.held(layer.keys))
     key, value = (x[:, own_keys] for x in (key, value))
-    if isinstance(layer.sequence, Patches):
-        out = _across_patches(query[:, own], key, value, attn_mask, local, layer, layer.sequence)
-    else:
-        out = _across_ranks(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
+    out = _across_shards(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
     if isinstance(own, slice):
         return out
     whole = torch.zeros_like(query)
@@ -200,7 +197,7 @@ def _own_tokens(held: list[tuple[int, bool]]) -> slice | Tensor:
     return torch.cat([torch.full((tokens,), is_own) for tokens, is_own in held])
 
 
-def _across_ranks(
+def _across_shards(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -210,7 +207,10 @@ def _across_ranks(
     kernel: str,
     layer: LayerContext,
 ) -> Tensor:
-    """Ulysses inside, Ring outside; each is skipped where its axis has one rank."""
+    """Ulysses inside, Ring outside; each is skipped where its axis has one rank. Patches remember each other."""
+    if isinstance(layer.sequence, Patches):
+        key, value = layer.sequence.remember(layer, key, value)
+        return local(query, key, value, _mask(given_mask, query, None, layer))
     sequence, ulysses, ring = layer.sequence, layer.sequence.ulysses, layer.sequence.ring
     row, rows, key_rows = ring.get_local_rank(), sequence.rows(layer.queries), sequence.rows(layer.keys)
     if ulysses.size() > 1 and layer.queries == layer.keys:
@@ -231,20 +231,6 @@ def _across_ranks(
     if ulysses.size() > 1:
         return gather_heads(out_SBHD, rows[row], query.shape[2], ulysses)
     return out_SBHD.transpose(0, 1)
-
-
-def _across_patches(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    given_mask: Tensor | None,
-    local: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
-    layer: LayerContext,
-    patches: Patches,
-) -> Tensor:
-    """The queries of a patch attend to the keys of all."""
-    key, value = patches.remember(layer, key, value)
-    return local(query, key, value, _mask(given_mask, query, None, layer))
 
 
 def _mask(given: Tensor | None, query: Tensor, additive: torch.dtype | None, layer: LayerContext) -> Tensor | None:

@@ -15,11 +15,19 @@ from ditmesh.collectives import never_compiled, shard_sizes
 
 @dataclass
 class Memory:
-    """The keys and values [B, S, H, D] of one branch's attention layers, of whole streams end to end, by layer."""
+    """What a branch remembers of its steps so far.
+
+    Attributes:
+        shapes: of the tensors the forwards were given.
+        steps: how many there were.
+        layers: keys and values [B, S, H, D] of whole streams end to end, by layer and sample.
+        forms: what a stage takes from the one before in each patch, without its numbers.
+    """
 
     shapes: Any
     steps: int = 0
     layers: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    forms: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def patch_of(length: int, patches: int, patch: int) -> range:
@@ -106,8 +114,8 @@ class Patches(Sequence):
             (self._at_end if self.reached_end else self._before).add(stream)
             if self._at_end & self._before:
                 raise ValueError(
-                    f"{self.title} puts its {stream} stream together in the midst of its blocks, where only one patch of "
-                    f"it is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
+                    f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it "
+                    f"is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
                 )
             return x
         if stream in self._before:

@@ -31,6 +31,8 @@ from ditmesh.parallel.schedule import split_blocks
 from ditmesh.session import Branch, Session
 from ditmesh.spec import ModelSpec
 
+Forms = dict[int, dict[str, Tensor]]
+
 
 class Neighbours:
     """The stages before and after this one, and what is under way between them."""
@@ -41,6 +43,7 @@ class Neighbours:
         # Every edge between two stages has another group than the next edge.
         self.inward, self.outward = (odd, even) if stage % 2 == 0 else (even, odd)
         self.sent: list[Transfer] = []
+        self.coming: dict[str, Transfer] = {}
 
     def send(self, streams: Streams) -> None:
         """Give the stage after what this one made, and go on at once."""
@@ -50,14 +53,26 @@ class Neighbours:
                 copy = x.detach().clone(memory_format=torch.contiguous_format)
                 self.sent.append(Transfer(copy, self.outward, to=self.after))
 
+    def begin(self, patch: int, forms: Forms) -> None:
+        """A patch begins; ``forms``: what came in each patch of the step before, if anything did."""
+        self.patch, self.forms = patch, forms
+
     def receive(self, like: Streams) -> Streams:
         """Take what the stage before made; streams keep their shapes from block to block."""
-        coming = {
-            name: Transfer(torch.empty_like(x, memory_format=torch.contiguous_format), self.inward, source=self.before)
-            for name, x in like.items()
-            if x is not None and x.numel()
-        }
-        return like | {name: transfer.wait() for name, transfer in coming.items()}
+        given = {name: x for name, x in like.items() if x is not None and x.numel()}
+        coming = self.coming or {name: self._expect(x) for name, x in given.items()}
+        # What the next patch takes is on its way while this one computes.
+        self.forms[self.patch] = {name: torch.empty_like(x, device="meta") for name, x in given.items()}
+        device = next(iter(given.values())).device
+        following = self.forms.get(self.patch + 1, {})
+        self.coming = {name: self._expect(torch.empty_like(x, device=device)) for name, x in following.items()}
+        streams = like | {name: transfer.wait() for name, transfer in coming.items()}
+        assert all(streams[name].shape == x.shape for name, x in given.items()), "a patch has another form than before"
+        return streams
+
+    def _expect(self, like: Tensor) -> Transfer:
+        empty = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return Transfer(empty, self.inward, source=self.before)
 
     def finish(self) -> None:
         """Wait until all that was sent has arrived."""
@@ -129,25 +144,27 @@ class PipeFusion:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.session.begin_forward(self.model, args, kwargs)
         output = None
-        for _ in self._forwards():
+        patches, forms = self._forwards()
+        for patch in patches:
+            self.stage.neighbours.begin(patch, forms)
             output = self.run(*args, **kwargs)
             self.stage.check()
         self.stage.neighbours.finish()
         return self._of_last_stage(output, tree_leaves((args, kwargs)))
 
-    def _forwards(self) -> Iterable[int]:
+    def _forwards(self) -> tuple[Iterable[int], Forms]:
         """One forward, or one for each patch; a branch whose tensors have other shapes warms up again."""
         if self.patches is None:
-            return range(1)
+            return range(1), {}
         branch, shapes = self.session.branch, self.session.shapes
         memory = self.memories.get(branch)
         if memory is None or memory.shapes != shapes:
             memory = self.memories[branch] = Memory(shapes)
         memory.steps += 1
         if memory.steps > self.warmup:
-            return self.patches.run_patches(memory)
+            return self.patches.run_patches(memory), memory.forms
         self.patches.run_whole(memory, remembers=memory.steps == self.warmup)
-        return range(1)
+        return range(1), {}
 
     def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
         """What the last stage's forward returned, but for what it was given."""
