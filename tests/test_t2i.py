@@ -37,8 +37,8 @@ def folder(tmp_path, monkeypatch, flux):
         ("", {"DG_XDIT_ULYSES_DEGREE": "2"}, ["did you mean 'DG_XDIT_ULYSSES_DEGREE'?"]),
         ("", {"DG_DEBUG": "perhaps"}, ["DG_DEBUG=perhaps is neither on nor off"]),
         ("--ulysses_degree 64", {}, ["ulysses_size=64", "8 attention heads", "ring_size=64"]),
-        ("--pipefusion_parallel_degree 2", {}, ["pp_size=2", "not built yet"]),
-        ("--num_pipeline_patch 2", {}, ["--num_pipeline_patch", "not built yet"]),
+        ("--num_pipeline_patch 2", {}, ["num_pipeline_patch=2", "pp_size is 1; set pp_size=2"]),
+        ("--pipefusion_parallel_degree 2 --num_pipeline_patch 2 --warmup_steps 0", {}, ["warmup_steps must be"]),
         ("--backend openai", {}, ["--backend openai", "use one of xdit, diffusers"]),
         ("--backend diffusers --ring_degree 2", {}, ["splits no picture", "--backend xdit"]),
         ("--prompt x --prompts_file a.jsonl", {}, ["use one of them"]),
@@ -85,8 +85,8 @@ def test_a_model_that_is_not_there_is_named(folder, capsys, model, words):
 
 def test_a_flag_goes_before_its_variable_and_what_is_left_over_becomes_replicas():
     environment = {"DG_XDIT_ULYSSES_DEGREE": "4", "DG_XDIT_USE_CFG_PARALLEL": "On"}
-    assert str(choose_degrees({"ulysses_size": 2}, environment, 8)) == "dp2.cfg2.ulysses2"
-    assert str(choose_degrees({"cfg_size": 1}, environment, None)) == "ulysses4"
+    assert str(choose_degrees({"ulysses_size": 2}, environment, 8, {})) == "dp2.cfg2.ulysses2"
+    assert str(choose_degrees({"cfg_size": 1}, environment, None, {})) == "ulysses4"
     assert is_on({"DG_DEBUG": "YES"}, "DG_DEBUG")
     assert not is_on({}, "DG_DEBUG")
 

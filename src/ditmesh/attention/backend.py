@@ -183,11 +183,7 @@ def attention(
     own_keys = _own_tokens(layer.sequence.held(layer.keys))
     key, value = (x[:, own_keys] for x in (key, value))
     out = _across_shards(query[:, own], key, value, attn_mask, scale, local, kernel, layer)
-    if isinstance(own, slice):
-        return out
-    whole = torch.zeros_like(query)
-    whole[:, own] = out
-    return whole
+    return out if isinstance(own, slice) else torch.zeros_like(query).index_copy(1, own.nonzero()[:, 0], out)
 
 
 def _own_tokens(held: list[tuple[int, bool]]) -> slice | Tensor:

@@ -63,7 +63,7 @@ def sizes_of(environment: Mapping[str, str]) -> dict[str, int]:
 
 
 def choose_degrees(
-    flags: Mapping[str, int | None], environment: Mapping[str, str], ranks: int | None
+    flags: Mapping[str, int | None], environment: Mapping[str, str], ranks: int | None, patches: Mapping[str, Any]
 ) -> ParallelismConfig:
     """The layout: a flag goes before its variable, and ranks that the degrees leave over become replicas.
 
@@ -71,6 +71,7 @@ def choose_degrees(
         flags: degrees by size (``dp_size`` ...), None where no flag was given.
         environment: the variables.
         ranks: how many there are to be; None for as many as the degrees need.
+        patches: ``num_pipeline_patch`` and ``warmup_steps``, if they were given.
 
     Raises:
         ValueError: the degrees do not fill the ranks.
@@ -87,4 +88,4 @@ def choose_degrees(
                 f"(--num_gpus); leave --num_gpus out, or choose degrees whose product is {ranks}."
             )
         sizes["dp_size"] = ranks // product
-    return ParallelismConfig(**sizes)
+    return ParallelismConfig(**sizes, **patches)

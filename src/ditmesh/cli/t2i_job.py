@@ -21,7 +21,6 @@ from ditmesh.planner.checks import check_layout
 
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")
-PATCHES = ("--num_pipeline_patch", "--warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,16 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
         "ulysses_size": options.ulysses_degree,
         "tp_size": options.tensor_parallel_degree,
     }
-    for flag, value in zip(PATCHES, (options.num_pipeline_patch, options.warmup_steps), strict=True):
-        if value is not None:
-            raise ValueError(f"{flag} is for pipeline parallelism, which is not built yet; leave it out.")
+    given = {"num_pipeline_patch": options.num_pipeline_patch, "warmup_steps": options.warmup_steps}
+    patches = {name: value for name, value in given.items() if value is not None}
     if world.launched and options.num_gpus not in (None, world.size):
         raise ValueError(f"--num_gpus {options.num_gpus}, but torchrun started {world.size} ranks; leave it out.")
     ranks = world.size if world.launched else options.num_gpus
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")
-        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks)
-    return choose_degrees(flags, environment, ranks)
+        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks, patches)
+    return choose_degrees(flags, environment, ranks, patches)
 
 
 def choose_meeting(options: BatchOptions, layout: ParallelismConfig) -> Meeting:

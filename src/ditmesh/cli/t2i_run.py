@@ -103,7 +103,7 @@ def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
         images=options.num_images_per_prompt or 1,
         takes=takes,
         title=job.facts.class_name,
-        made_by=f"{job.model} {dtype}",
+        made_by=f"{job.model} {dtype}{lossy(job)}",
         two_branches=job.layout.cfg_size > 1,
     )
     return Order(
@@ -115,6 +115,14 @@ def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
         batch_size=job.batch_size,
         resume=options.resume,
     )
+
+
+def lossy(job: BatchJob) -> str:
+    """What makes other pictures than one process draws, so that none of them is taken for one of those."""
+    stages, cached = job.layout, " cache" if job.optimizations.cache else ""
+    if stages.pp_size == 1 or stages.patches == 1:
+        return cached
+    return f"{cached} patches {stages.patches} after {stages.warmup_steps}"
 
 
 def rows_of(job: BatchJob) -> Iterator[GoodRow | BadRow]:

@@ -66,9 +66,10 @@ class Neighbours:
         device = next(iter(given.values())).device
         following = self.forms.get(self.patch + 1, {})
         self.coming = {name: self._expect(torch.empty_like(x, device=device)) for name, x in following.items()}
-        streams = like | {name: transfer.wait() for name, transfer in coming.items()}
-        assert all(streams[name].shape == x.shape for name, x in given.items()), "a patch has another form than before"
-        return streams
+        received = {name: transfer.wait() for name, transfer in coming.items()}
+        forms = ({name: x.shape for name, x in streams.items()} for streams in (received, given))
+        assert next(forms) == next(forms), "a patch has another form than before"
+        return like | received
 
     def _expect(self, like: Tensor) -> Transfer:
         empty = torch.empty_like(like, memory_format=torch.contiguous_format)
