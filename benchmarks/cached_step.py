@@ -65,7 +65,7 @@ def main() -> None:
     }
     blocks = [*bare.transformer_blocks, *bare.single_transformer_blocks]
     print("setting  full ms  cached ms  / share of blocks  / blocks that run")
-    for first, last in ((1, 0), (2, 1)):
+    for first, last in ((1, 0), (1, 1), (2, 1)):
         always = DBCacheConfig(
             Fn_compute_blocks=first, Bn_compute_blocks=last, residual_diff_threshold=0.999, max_warmup_steps=1
         )
