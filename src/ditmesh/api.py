@@ -26,6 +26,7 @@ from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
 from ditmesh.parallel.data import Place, Reports, WorkList, job_store
 from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
+from ditmesh.parallel.overlap import apply_overlap
 from ditmesh.parallel.pipefusion import apply_pipefusion
 from ditmesh.parallel.tensor import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
@@ -213,16 +214,19 @@ def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
 
 
 def _split_stages(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
-    count, sessions = plan.parallelism.patches, []
+    count, fusions = plan.parallelism.patches, []
     if count > 1:
         _tell_apart(plan, undo)
     for model, spec in plan.transformers:
         patches = Patches(mesh, patches=count, title=spec.title) if count > 1 else None
         if patches is not None:
             apply_context_parallel(model, spec, patches, plan.kernel, undo)
-        sessions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
-    if not isinstance(plan.pipe, nn.Module):
-        watch_pipeline(plan.pipe, sessions, undo)
+        fusions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
+    if isinstance(plan.pipe, nn.Module):
+        return
+    watch_pipeline(plan.pipe, [fusion.session for fusion in fusions], undo)
+    if len(fusions) == 1 and mesh["cfg"].size() == 1:  # else there is more between a transformer and the scheduler
+        apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, undo)
 
 
 def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:

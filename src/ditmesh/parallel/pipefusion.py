@@ -13,7 +13,7 @@ other, each through all stages (arXiv 2405.14430):
 A patch attends to keys and values of all patches: its own and those before it are of this step, the others of the last.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -75,11 +75,11 @@ class Neighbours:
         empty = torch.empty_like(like, memory_format=torch.contiguous_format)
         return Transfer(empty, self.inward, source=self.before)
 
-    def finish(self) -> None:
-        """Wait until all that was sent has arrived."""
-        for transfer in self.sent:
+    def finish(self, first: int | None = None) -> None:
+        """Wait until what was sent has arrived, or the first few messages of it."""
+        for transfer in self.sent[:first]:
             transfer.wait()
-        self.sent = []
+        del self.sent[:first]
 
 
 class Stage:
@@ -88,6 +88,7 @@ class Stage:
     Attributes:
         stages: the blocks of every stage.
         own: those of this one.
+        look: takes the place of all blocks for a while.
     """
 
     def __init__(self, title: str, links: list[Link], stages: list[range], mesh: DeviceMesh):
@@ -97,12 +98,15 @@ class Stage:
         self.edges = {blocks.stop - 1 for blocks in stages}
         self.passed: set[int] = set()
         self.at_end: Callable[[], None] = lambda: None
+        self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a block, or hand its streams through."""
         link = self.links[position]
         self.passed.add(position)
-        if position in self.own:
+        if self.look is not None:
+            output = self.look(position, args, kwargs)
+        elif position in self.own:
             output = link.run(*args, **kwargs)
             if position == self.own.stop - 1 and position < len(self.links) - 1:
                 self.neighbours.send(link.unpack(output))
@@ -143,29 +147,19 @@ class PipeFusion:
         self.run: Callable[..., Any] = model._call_impl
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.session.begin_forward(self.model, args, kwargs)
-        output = None
-        patches, forms = self._forwards()
-        for patch in patches:
-            self.stage.neighbours.begin(patch, forms)
-            output = self.run(*args, **kwargs)
-            self.stage.check()
-        self.stage.neighbours.finish()
-        return self._of_last_stage(output, tree_leaves((args, kwargs)))
+        return self.begin(args, kwargs).now()
 
-    def _forwards(self) -> tuple[Iterable[int], Forms]:
-        """One forward, or one for each patch; a branch whose tensors have other shapes warms up again."""
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Step":
+        """A call begins a step of its branch; one whose tensors have other shapes than before warms up again."""
+        self.session.begin_forward(self.model, args, kwargs)
         if self.patches is None:
-            return range(1), {}
+            return Step(self, None, args, kwargs)
         branch, shapes = self.session.branch, self.session.shapes
         memory = self.memories.get(branch)
         if memory is None or memory.shapes != shapes:
             memory = self.memories[branch] = Memory(shapes)
         memory.steps += 1
-        if memory.steps > self.warmup:
-            return self.patches.run_patches(memory), memory.forms
-        self.patches.run_whole(memory, remembers=memory.steps == self.warmup)
-        return range(1), {}
+        return Step(self, memory, args, kwargs)
 
     def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
         """What the last stage's forward returned, but for what it was given."""
@@ -179,9 +173,54 @@ class PipeFusion:
         return tree_unflatten(leaves, form)
 
 
+class Step:
+    """A call of the transformer, that runs when it is told to: one forward, or one for each patch.
+
+    Attributes:
+        memory: what its branch remembers; None if no step is cut.
+        number: which step of its branch it is, from 1.
+        patched: it is cut.
+    """
+
+    def __init__(self, fusion: PipeFusion, memory: Memory | None, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.fusion, self.memory, self.args, self.kwargs = fusion, memory, args, kwargs
+        self.number = 0 if memory is None else memory.steps
+        self.patched = self.number > fusion.warmup
+
+    def forwards(self) -> Iterator[int]:
+        """The numbers of the patches; when one is given out, its ``forward`` is to be run."""
+        patches, forms = self._patches()
+        for patch in patches:
+            self.fusion.stage.neighbours.begin(patch, forms)
+            yield patch
+
+    def forward(self) -> Any:
+        """What this stage makes of one patch."""
+        output = self.fusion.run(*self.args, **self.kwargs)
+        self.fusion.stage.check()
+        return output
+
+    def now(self) -> Any:
+        """Run it all; every rank returns what the last stage does."""
+        output = None
+        for _ in self.forwards():
+            output = self.forward()
+        self.fusion.stage.neighbours.finish()
+        return self.fusion._of_last_stage(output, tree_leaves((self.args, self.kwargs)))
+
+    def _patches(self) -> tuple[Iterable[int], Forms]:
+        patches, memory = self.fusion.patches, self.memory
+        if patches is None or memory is None:
+            return range(1), {}
+        if self.patched:
+            return patches.run_patches(memory), memory.forms
+        patches.run_whole(memory, remembers=self.number == self.fusion.warmup)
+        return range(1), {}
+
+
 def apply_pipefusion(
     model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, patches: Patches | None, warmup: int, undo: ExitStack
-) -> Session:
+) -> PipeFusion:
     """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
 
     Args:
@@ -193,7 +232,7 @@ def apply_pipefusion(
         undo: takes what takes each change back, for which all ranks are needed.
 
     Returns:
-        what has to hear of requests and steps.
+        what runs the transformer from now on.
     """
     check_present(model)
     links = chain(model, spec)
@@ -203,10 +242,11 @@ def apply_pipefusion(
         override(model, "cache_context", session.watch(model.cache_context), undo)
     for position, link in enumerate(links):
         override(link.block, "forward", _caller(stage, position), undo)
-    override(model, "_call_impl", PipeFusion(model, stage, mesh, session, patches, warmup), undo)
+    fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
+    override(model, "_call_impl", fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
-    return session
+    return fusion
 
 
 def _caller(stage: Stage, position: int) -> Callable[..., Any]:

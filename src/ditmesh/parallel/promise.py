@@ -1,7 +1,7 @@
-"""What a rank hands out for a branch of guidance that another rank still works on, and how both come to have it."""
+"""What a rank hands out for numbers that are not there yet, and how all ranks come to have them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,13 +20,31 @@ RESTATED = {
 PLAIN_INDEX = int | slice | type(None) | type(Ellipsis)
 
 
+class Maker(Protocol):
+    """Who makes the numbers of a promise, on all ranks at once.
+
+    Attributes:
+        settled: they are there.
+    """
+
+    settled: bool
+
+    def settle(self) -> None:
+        """Have the numbers made, if they are not there."""
+        ...
+
+    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
+        """A promise of what says the same as one, or NotImplemented if only the numbers can."""
+        ...
+
+
 class Promise(Tensor):
     """A tensor that another rank may still be working on; reading it waits for that rank."""
 
-    pair: "Pair"
+    pair: Maker
 
     @staticmethod
-    def of(x: Any, pair: "Pair") -> Any:
+    def of(x: Any, pair: Maker) -> Any:
         """The same memory, as a promise; what is no tensor stays what it is."""
         if not isinstance(x, Tensor):
             return x
@@ -41,12 +59,16 @@ class Promise(Tensor):
         name = func.__name__
         is_restated = name in RESTATED or (name == "__getitem__" and _is_plain(args[1]))
         is_restated = is_restated and bool(args) and isinstance(args[0], Promise)
-        if not is_restated and name not in FORM:
+        if is_restated and not pairs[0].settled:
+            with torch._C.DisableTorchFunctionSubclass():
+                restated = pairs[0].restate(func, args, kwargs, func(*args, **kwargs))
+            if restated is not NotImplemented:
+                return restated
+        if name not in FORM:
             for pair in pairs:
                 pair.settle()
         with torch._C.DisableTorchFunctionSubclass():
-            out = func(*args, **kwargs)
-            return pairs[0].restate(func, args, kwargs, out) if is_restated and not pairs[0].settled else out
+            return func(*args, **kwargs)
 
 
 def _is_plain(index: Any) -> bool:
@@ -96,10 +118,57 @@ def _refill(copies: list[Tensor], now: Any) -> None:
         copy.copy_(x)
 
 
+class Later:
+    """A tensor that all ranks have the memory of, and fill together when one of them would read it: so do all.
+
+    Attributes:
+        memory: the tensor, for who knows what is in it by now.
+        fill: fills the memory, on every rank.
+    """
+
+    def __init__(self, memory: Tensor, fill: Callable[[Tensor], None]):
+        self.memory, self.fill = memory, fill
+        self.settled = False
+
+    def promise(self) -> Tensor:
+        """The tensor to hand out."""
+        return Promise.of(self.memory, self)
+
+    def is_promised(self, x: Any) -> bool:
+        """Whether this is a promise of the whole tensor, and nobody has read it."""
+        return isinstance(x, Promise) and x.pair is self and not self.settled and same(bare(x), self.memory)
+
+    def settle(self) -> None:
+        """Fill the memory if it is not filled."""
+        if not self.settled:
+            self.settled = True
+            self.fill(self.memory)
+
+    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
+        """A view of the memory is a promise too; a copy of it would have to be filled on its own."""
+        memory = self.memory.untyped_storage().data_ptr()
+        if any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() != memory for x in tree_leaves(out)):
+            return NotImplemented
+        return tree_map(lambda x: Promise.of(x, self), out)
+
+
+def same(x: Any, y: Any) -> bool:
+    """Whether two tensors are the same memory in the same form."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and x.data_ptr() == y.data_ptr()):
+        return False
+    return (x.shape, x.stride(), x.dtype, x.device) == (y.shape, y.stride(), y.dtype, y.device)
+
+
+def bare(x: Any) -> Any:
+    """The memory of a promise, whatever is in it."""
+    if not isinstance(x, Promise):
+        return x
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(Tensor)
+
+
 def plain(x: Any) -> Any:
     """A promise that was kept, as the tensor it is."""
     if isinstance(x, Promise):
         x.pair.settle()
-        with torch._C.DisableTorchFunctionSubclass():
-            return x.as_subclass(Tensor)
-    return x
+    return bare(x)
