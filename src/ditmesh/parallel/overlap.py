@@ -14,6 +14,7 @@ the stages overlap within the step only.
 import copy
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ from ditmesh.parallel.pipefusion import PipeFusion, Step
 from ditmesh.parallel.promise import Later, Promise, bare, plain, same
 from ditmesh.parallel.way import Trial, Way, find_way, flags, has_many_times, is_local, options, step_patch, tensors
 from ditmesh.spec import ModelSpec
-
-PATIENCE = 2  # how often in a row a pipeline may read what was promised before it is promised nothing more
 
 
 class Lane:
@@ -70,22 +69,26 @@ class Lane:
             transfer.wait()
         del self.leaving[:first]
 
-    def share(self, x: Tensor) -> None:
-        """All ranks take what the last stage has of a whole tensor; what is on its way is not needed then."""
+    def clear(self) -> None:
+        """What is on its way is not needed."""
         for transfer in self.arriving.values():
             transfer.wait()
         self.arriving = {}
         self.finish()
+
+    def share(self, x: Tensor) -> None:
+        """All ranks take what the last stage has of a whole tensor."""
         broadcast(x, self.last, self.stages)
 
 
 @dataclass
 class Waiting:
-    """A step that is to run, and the promise of its output."""
+    """A step that is to run, the promise of its output, and the latents that the transformer was given for it."""
 
     way: Way
     step: Step
     output: Later
+    latents: Tensor
 
 
 class Overlap:
@@ -95,21 +98,19 @@ class Overlap:
         way: that of the request under way, if its stages may overlap.
         shown: the last step of its warm-up, and what that returned.
         waiting: the step that is to run.
-        promised: the last output and the last latents, if they were promised.
-        touches: how often in a row the pipeline read such a promise.
-        proven: the shapes of the tensors for which each stage was seen to need only its own part of a patch.
+        latents: those promised last.
+        promises: all of the request, as long as somebody has them, and their forms.
     """
 
     def __init__(self, fusion: PipeFusion, patches: Patches, spec: ModelSpec, scheduler: Any, mesh: DeviceMesh):
         self.fusion, self.patches, self.spec = fusion, patches, spec
         self.scheduler, self.stock = scheduler, scheduler.step
-        self.call_names, self.step_names = (
-            argument_names(fusion.model),
-            list(inspect.signature(scheduler.step).parameters),
-        )
+        self.call_names = argument_names(fusion.model)
+        self.step_names = list(inspect.signature(scheduler.step).parameters)
         self.lane, self.everyone = Lane(mesh), forward_mesh(mesh)
-        self.promised: dict[str, Later] = {}
-        self.proven: Any = None
+        self.waiting: Waiting | None = None
+        self.latents: Later | None = None
+        self.promises: list[tuple[weakref.ref[Later], Tensor]] = []
         self.begin_request()
 
     def begin_request(self) -> None:
@@ -117,53 +118,67 @@ class Overlap:
         self.settle()
         self.way: Way | None = None
         self.shown: tuple[Step, Any] | None = None
-        self.touches = 0
 
     def settle(self) -> None:
-        """Keep what was promised, on all ranks, as long as they are together."""
-        for later in self.promised.values():
-            later.settle()
-        self.promised = {}
-        self.waiting: Waiting | None = None
+        """Keep all promises that somebody has, as long as the ranks are together; the last stage knows which."""
+        if not self.promises:
+            return
+        laters = [later() for later, _ in self.promises]
+        open_ones = torch.tensor([later is not None and not later.settled for later in laters], dtype=torch.int32)
+        open_ones = open_ones.to(self.promises[0][1].device)
+        self.lane.share(open_ones)
+        for later, (_, form), is_open in zip(laters, self.promises, open_ones.tolist(), strict=True):
+            if is_open:
+                (later or self._promise(form)).settle()
+        self.lane.clear()
+        self.waiting, self.latents, self.promises = None, None, []
+
+    def _promise(self, like: Tensor) -> Later:
+        later = Later(torch.empty_like(like, memory_format=torch.contiguous_format), self._fill)
+        self.promises.append((weakref.ref(later), like.new_empty(()).expand(like.shape)))
+        return later
+
+    def _fill(self, memory: Tensor) -> None:
+        """Somebody reads a promise, on all ranks."""
+        waiting, latents = self.waiting, self.latents
+        if waiting is not None and memory is waiting.output.memory:
+            self.waiting = None
+            if latents is not None:
+                latents.settle()
+            memory.copy_(tensors(waiting.step.now())[0])
+            return
+        if latents is not None and memory is latents.memory:
+            self.lane.clear()
+        self.lane.share(memory)
+        if waiting is not None:  # who reads may write: the transformer was called before that
+            waiting.output.settle()
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """The transformer is called: run it, or promise to."""
         if self.waiting is not None:
             self.waiting.output.settle()
-        given = bind(self.call_names, args, kwargs)
-        step, way, latents = self.fusion.begin((), given), self.way, self.promised.get("latents")
-        if way is None or not step.patched or flags(given) != way.flags or self.touches >= PATIENCE:
+        given, way = bind(self.call_names, args, kwargs), self.way
+        step = self.fusion.begin((), given)
+        if way is None or not step.patched or flags(given) != way.flags or way.latents not in given:
             step.kwargs = {name: _kept(x) for name, x in given.items()}
             output = step.now()
             self.shown = (step, output) if step.number == self.fusion.warmup else None
             return output
-        flows = latents is not None and latents.is_promised(given.get(way.latents))
-        step.kwargs = {name: bare(x) if flows and name == way.latents else _kept(x) for name, x in given.items()}
-        self.touches = 0 if flows else self.touches
+        latents = given.pop(way.latents)
+        flows = self.latents is not None and self.latents.is_promised(latents)
+        latents = bare(latents) if flows else plain(latents)
+        # Copies, since the step runs later than it was asked for.
+        step.kwargs = {name: _copied(_kept(x)) for name, x in given.items()}
+        step.kwargs[way.latents] = latents if flows else latents.clone()
         [like] = tensors(way.output)
-        output = self.promised["output"] = Later(torch.empty_like(like), self._run_now)
-        self.waiting = Waiting(way, step, output)
-        return _instead(like, output.promise(), way.output)
-
-    def _run_now(self, memory: Tensor) -> None:
-        """The output is read, or never will be: the step runs as if there were no other."""
-        assert self.waiting is not None, "the step failed that was to make it"
-        step, self.waiting, self.touches = self.waiting.step, None, self.touches + 1
-        if "latents" in self.promised:
-            self.promised["latents"].settle()
-        [made] = tensors(step.now())
-        memory.copy_(made)
-
-    def _share(self, memory: Tensor) -> None:
-        """What the last stage has is read."""
-        self.touches += 1
-        self.lane.share(memory)
+        self.waiting = Waiting(way, step, self._promise(like), latents)
+        return _instead(like, self.waiting.output.promise(), way.output)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """The scheduler is to step."""
         given, waiting = bind(self.step_names, args, kwargs), self.waiting
         if waiting is not None and self._follows(waiting, given):
-            return self._advance(waiting, given)
+            return self._advance(waiting, given | {"sample": waiting.latents})
         given = {name: _kept(x) for name, x in given.items()}
         shown, self.shown = self.shown, None
         way = None if shown is None else find_way(*shown, given, self.patches, self.spec)
@@ -176,16 +191,10 @@ class Overlap:
         return result
 
     def _agree(self, step: Step, way: Way, holds: bool) -> bool:
-        """Whether every rank finds that a patch can go its way alone: a stage sees only its own part of it."""
-        assert step.memory is not None
-        if self.proven != step.memory.shapes:
-            holds &= is_local(step, way, self.patches, self.lane.is_first, self.lane.is_last)
-        device = step.kwargs[way.latents].device
-        against = all_reduce(torch.tensor([not holds], dtype=torch.int32, device=device), self.everyone)
-        if against.item():
-            return False
-        self.proven = step.memory.shapes
-        return True
+        """Whether a patch can go its way alone as far as every rank sees, each its own part of it."""
+        holds &= is_local(step, way, self.patches, self.lane.is_first, self.lane.is_last)
+        against = torch.tensor([not holds], dtype=torch.int32, device=step.kwargs[way.latents].device)
+        return not all_reduce(against, self.everyone).item()
 
     def _is_over(self) -> bool:
         index = self.scheduler.step_index
@@ -193,42 +202,39 @@ class Overlap:
 
     def _follows(self, waiting: Waiting, given: dict[str, Any]) -> bool:
         """Whether the scheduler is given what the transformer promised, and what that was given itself."""
-        way, latents = waiting.way, waiting.step.kwargs.get(waiting.way.latents)
-        is_next = waiting.output.is_promised(given.get("model_output")) and same(bare(given.get("sample")), latents)
-        return is_next and not has_many_times(given) and options(given) == way.options
+        is_next = waiting.output.is_promised(given.get("model_output")) and same(given.get("sample"), waiting.latents)
+        return is_next and not has_many_times(given) and options(given) == waiting.way.options
 
     def _advance(self, waiting: Waiting, given: dict[str, Any]) -> Any:
         """Run the step that waits, and step each patch of the latents when it is there."""
         way, step, output, neighbours = waiting.way, waiting.step, waiting.output, self.fusion.stage.neighbours
-        self.waiting, latents = None, step.kwargs[way.latents]
-        del self.promised["output"]
-        twins = [copy.deepcopy(self.scheduler) for _ in way.rows] if self.lane.is_last else []
+        self.waiting, is_last = None, self.lane.is_last
+        twins = [copy.deepcopy(self.scheduler) for _ in way.rows] if is_last else []
         # The pipeline's own scheduler has only to know which step it is at: a token stands in for the latents.
-        tokens = {"model_output": output.memory, "sample": latents}
+        tokens = {"model_output": output.memory, "sample": waiting.latents}
         result = self.stock(**given | {name: torch.zeros_like(x.narrow(way.dim, 0, 1)) for name, x in tokens.items()})
         [token] = tensors(result)
-        following, is_over = latents.new_empty(latents.shape, dtype=token.dtype), self._is_over()
+        following, is_over = self._promise(token.new_empty(()).expand(output.memory.shape)), self._is_over()
         sent, left = len(neighbours.sent), len(self.lane.leaving)
         for patch in step.forwards():
-            self.lane.take(patch, way.cut(latents, patch))
+            self.lane.take(patch, way.cut(step.kwargs[way.latents], patch))
             [made] = tensors(step.forward())
-            if self.lane.is_last:
-                stepped = step_patch(twins[patch], given | {"model_output": made, "sample": latents}, way, patch)
-                way.cut(following, patch).copy_(stepped)
+            if is_last:
+                stepped = step_patch(twins[patch], given | {"model_output": made}, way, patch)
+                way.cut(following.memory, patch).copy_(stepped)
                 way.cut(output.memory, patch).copy_(way.cut(made, patch))
                 if not is_over:
                     self.lane.send(stepped)
-        # What was sent in the step before has been waited for there; what was sent in this one may be on its way.
+        # What was sent in this step may still be on its way; what was sent in the one before is not.
         neighbours.finish(sent)
         self.lane.finish(left)
-        output.fill = self._share
-        self.promised = {"output": output, "latents": Later(following, self._share)}
-        if is_over:
-            self.promised["latents"].settle()
-            return _instead(token, following, result)
+        self.latents = following
+        if is_over:  # whoever wants the picture may be alone
+            following.settle()
+            return _instead(token, following.memory, result)
         if self.lane.is_first:
-            self.lane.expect([way.cut(following, patch) for patch in range(len(way.rows))])
-        return _instead(token, self.promised["latents"].promise(), result)
+            self.lane.expect([way.cut(following.memory, patch) for patch in range(len(way.rows))])
+        return _instead(token, following.promise(), result)
 
 
 class Rerouted:
@@ -278,6 +284,11 @@ def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: DeviceMe
 def _kept(x: Any) -> Any:
     """An argument with the numbers of every promise in it."""
     return tree_map(plain, x) if any(isinstance(leaf, Promise) for leaf in tree_leaves(x)) else x
+
+
+def _copied(x: Any) -> Any:
+    """An argument whose tensors nobody else writes to."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, x)
 
 
 def _instead(token: Tensor, x: Tensor, tree: Any) -> Any:

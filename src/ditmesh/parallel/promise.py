@@ -1,5 +1,6 @@
 """What a rank hands out for numbers that are not there yet, and how all ranks come to have them."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -70,6 +71,12 @@ class Promise(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(plain(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return plain(self).__reduce_ex__(protocol)
+
 
 def _is_plain(index: Any) -> bool:
     return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
@@ -114,8 +121,8 @@ class Pair:
 
 
 def _refill(copies: list[Tensor], now: Any) -> None:
-    for copy, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
-        copy.copy_(x)
+    for made, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
+        made.copy_(x)
 
 
 class Later:
@@ -136,7 +143,7 @@ class Later:
 
     def is_promised(self, x: Any) -> bool:
         """Whether this is a promise of the whole tensor, and nobody has read it."""
-        return isinstance(x, Promise) and x.pair is self and not self.settled and same(bare(x), self.memory)
+        return isinstance(x, Promise) and x.pair is self and not self.settled and same(x, self.memory)
 
     def settle(self) -> None:
         """Fill the memory if it is not filled."""
@@ -154,6 +161,7 @@ class Later:
 
 def same(x: Any, y: Any) -> bool:
     """Whether two tensors are the same memory in the same form."""
+    x, y = bare(x), bare(y)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and x.data_ptr() == y.data_ptr()):
         return False
     return (x.shape, x.stride(), x.dtype, x.device) == (y.shape, y.stride(), y.dtype, y.device)
