@@ -65,6 +65,17 @@ def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path)
     assert "Traceback" not in err
 
 
+def test_patches_are_compared_and_named_as_what_they_are(flux, tmp_path):
+    patches = ["--parallel", "pp2", "--num-pipeline-patch", "3", "--pipeline-warmup-steps", "1", "--verify"]
+    lines, _ = run(
+        tmp_path, sys.executable, "-m", "ditmesh", "generate", "flux", "--model-path", flux, *SMALL, *patches
+    )
+    (verified,) = [line for line in lines if line.startswith("verify: ")]
+    assert "(pp2 with M3_W1 against one process)" in verified
+    assert "warning" not in "\n".join(lines)
+    assert size(tmp_path / "flux.48x80.pp2.M3_W1.png") == (80, 48)
+
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 

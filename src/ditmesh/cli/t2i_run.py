@@ -119,10 +119,8 @@ def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
 
 def lossy(job: BatchJob) -> str:
     """What makes other pictures than one process draws, so that none of them is taken for one of those."""
-    stages, cached = job.layout, " cache" if job.optimizations.cache else ""
-    if stages.pp_size == 1 or stages.patches == 1:
-        return cached
-    return f"{cached} patches {stages.patches} after {stages.warmup_steps}"
+    cached = " cache" if job.optimizations.cache else ""
+    return cached + (f" patches {job.layout.patches} after {job.layout.warmup_steps}" if job.layout.is_lossy else "")
 
 
 def rows_of(job: BatchJob) -> Iterator[GoodRow | BadRow]:
