@@ -214,7 +214,6 @@ def test_a_call_that_leaves_out_the_edge_of_a_stage_is_refused(ranks: Ranks) -> 
         ("hunyuan_dit", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "take what others than the one before"),
         ("latte", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "its blocks take turns"),
         ("flux", {"pp_size": 2}, {}, "a transformer alone cannot tell where"),
-        ("flux", {"pp_size": 2, "ulysses_size": 2}, {}, "both at once are not built"),
         ("flux", {"pp_size": 2, "num_pipeline_patch": 1}, {"cache_config": DBCacheConfig()}, "with a cache"),
     ],
 )
