@@ -181,6 +181,8 @@ class ModelSpec:
         controls: the class name of the transformer that a ControlNet is for; empty for a transformer.
         batch_dims: argument -> the dimension that runs over the batch where it is not the first one, None where none
             does, or why a batch with it cannot be halved.
+        memories: argument that keeps keys and values for later calls -> whether a call with it does, or only reads
+            them; such a call belongs to no branch of guidance.
     """
 
     transformer: str
@@ -197,6 +199,7 @@ class ModelSpec:
     kv_heads: str = ""
     controls: str = ""
     batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
+    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""
