@@ -256,3 +256,10 @@ def feed_forward(path: str, optional: str = "") -> dict[str, Any]:
 def gated_feed_forward(path: str, optional: str = "") -> dict[str, Any]:
     """A gated feed-forward of three linears."""
     return {f"{path}.w1{optional}": "colwise", f"{path}.w3{optional}": "colwise", f"{path}.w2{optional}": "rowwise"}
+
+
+def double_stream(path: str) -> dict[str, Any]:
+    """A block of two streams that share an attention; each has a modulation and a feed-forward of its own."""
+    modulations = dict.fromkeys((f"{path}.norm1.linear", f"{path}.norm1_context.linear"), "colwise_gather_output")
+    plan = modulations | joint_attention(f"{path}.attn")
+    return plan | feed_forward(f"{path}.ff") | feed_forward(f"{path}.ff_context")
