@@ -23,7 +23,7 @@ pytestmark = [
 TWO_CALLS = (
     "flux", "flux_kontext", "qwen_image", "qwen_image_edit", "chroma", "cogview4", "longcat_image", "lumina2", "krea2",
     "ovis_image", "hunyuan_image", "wan", "wan_two", "wan_i2v", "wan_vace", "skyreels_v2", "joy_image_edit",
-    "qwen_image_controlnet", "hunyuan_video15", "glm_image",
+    "qwen_image_controlnet", "hunyuan_video", "hunyuan_video15", "glm_image",
 )  # fmt: skip
 ONE_BATCH = ("sd3", "z_image", "ltx", "cogvideox", "mochi", "bria_fibo", "ernie_image")
 
