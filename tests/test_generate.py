@@ -79,6 +79,16 @@ def test_patches_are_compared_and_named_as_what_they_are(flux, tmp_path):
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 
+def test_torchrun_shares_out_guidance_and_tokens(tmp_path):
+    model = str(tiny_path("qwen_image", tmp_path))
+    flags = ["--model-path", model, *SMALL, "--parallel", "cfg2.ulysses2", "--parallel-text", "--parallel-vae"]
+    command = [x.replace("=2", "=4") for x in TORCHRUN]
+    lines, _ = run(tmp_path, *command, "ditmesh.generate", "qwen_image", *flags, "--verify")
+    (verified,) = [line for line in lines if line.startswith("verify: ")]
+    assert float(re.search(r"max \|difference\| (\S+)", verified)[1]) <= 1e-5
+    assert "(cfg2.ulysses2 against one process)" in verified
+
+
 def test_torchrun_shares_out_its_ranks_by_a_word(tmp_path):
     model = str(tiny_path("wan_i2v", tmp_path))
     Image.linear_gradient("L").save(tmp_path / "start.png")

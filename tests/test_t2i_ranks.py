@@ -280,8 +280,14 @@ def test_a_killed_job_goes_on_until_every_picture_is_there_once(ranks, folder, f
     assert not list((folder / "output").glob(".*"))
 
 
-def test_guidance_without_a_second_branch_is_refused_before_loading(folder, ranks, flux):
-    arguments = ["--model_name", "FLUX.1-dev", "--use_cfg_parallel", *SMALL]
-    said = ranks.run(draw, 2, arguments, {}, flux, str(folder))
-    assert all("a negative_prompt and a true_cfg_scale above 1" in text for text in said)
+@pytest.mark.parametrize("model", ["flux", "flux2"])
+def test_guidance_without_a_second_branch_is_refused_before_loading(folder, ranks, flux, model):
+    path = flux if model == "flux" else str(tiny_path(model, folder))
+    arguments = ["--backend", "xdit", "--model_name", path, "--num_gpus", "2", *SMALL]
+    said = ranks.run(draw, 2, arguments, {"DG_XDIT_USE_CFG_PARALLEL": "true"}, flux, str(folder))
+    only = (
+        "a negative_prompt and a true_cfg_scale above 1 (its guidance_scale is an input of guidance-distilled models)"
+    )
+    words = only if model == "flux" else "is guidance-distilled: a Flux2Pipeline has no second one"
+    assert all(words in text and "use these ranks otherwise: ulysses, or data" in text for text in said)
     assert not Path("output").exists()

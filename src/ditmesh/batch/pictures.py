@@ -115,13 +115,15 @@ def check_two_branches(call: Mapping[str, Any], takes: Container[str], title: st
     if "true_cfg_scale" in takes:
         missing = [] if call.get("negative_prompt") is not None else ["a negative_prompt"]
         missing += [] if (call.get("true_cfg_scale") or 0) > 1 else ["a true_cfg_scale above 1"]
+        why = " (its guidance_scale is an input of guidance-distilled models)" if "guidance_scale" in takes else ""
     else:
-        scale = call.get("guidance_scale")
+        scale, why = call.get("guidance_scale"), ""
         missing = [] if scale is None or scale > 1 else ["a guidance_scale above 1"]
     if missing:
         raise ValueError(
             f"guidance parallelism shares two branches between two ranks, and a {title} has a second one only with "
-            f"{' and '.join(missing)}; give it, or use these ranks otherwise: ulysses, or data for two pictures at once"
+            f"{' and '.join(missing)}{why}; give it, or use these ranks otherwise: ulysses, or data for two pictures "
+            f"at once"
         )
 
 

@@ -63,6 +63,12 @@ def check_call(job: BatchJob) -> Container[str]:
     for name in sorted(job.asked):
         if name not in takes:
             raise ValueError(f"--{name}: a {pipeline} takes no {name}; leave it out.")
+    is_distilled = any(part.config.get("guidance_embeds") for part in job.facts.transformers.values())
+    if job.layout.cfg_size > 1 and is_distilled and "negative_prompt" not in takes:
+        raise ValueError(
+            f"guidance parallelism shares two branches between two ranks, and {job.model} is guidance-distilled: a "
+            f"{pipeline} has no second one; use these ranks otherwise: ulysses, or data for two pictures at once"
+        )
     if job.layout.cfg_size > 1 and job.prompt is not None:
         check_two_branches(job.call, takes, pipeline)
     return takes
