@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import ditmesh
+from tests.factory import SMALL, draw, manifest, pictures
+from tests.tiny import tiny_path
 
 START = """
 import sys
@@ -162,3 +164,52 @@ def test_what_ends_one_machine_ends_the_other_with_one_message(start, tmp_path, 
     assert (said.splitlines(), first.returncode) == ([words], code)
     if what != "launcher":
         assert (second.communicate()[1].splitlines(), second.returncode) == ([words], code)
+
+
+def test_two_machines_draw_what_one_process_draws(start, ranks, tmp_path, monkeypatch):
+    flux = str(tiny_path("flux", tmp_path / "tiny"))
+    (tmp_path / "rows.txt").write_text("a red dog\na cat\ntwo birds\n")
+    asked = ["--model_name", flux, "--prompts_file", "rows.txt", *SMALL]
+    spread = [*asked, "--ulysses_degree", "2", "--nnodes", "2", "--rdzv_endpoint", f"localhost:{free_port()}"]
+    monkeypatch.chdir(tmp_path)
+    processes = start(*(["-m", "ditmesh", "t2i", *spread, "--node_rank", node] for node in (0, 1)))
+    said = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "3 pictures drawn" in said[0][0]
+    assert said[1] == ("", "")
+    assert ranks.run(draw, 1, [*asked, "--output_dir", "alone"], {}, flux, str(tmp_path)) == [0]
+    ours, reference = pictures("output"), pictures("alone")
+    assert list(ours) == list(reference) == [record["file"] for record in manifest("output")]
+    assert all(abs(ours[name] - reference[name]).max() <= 1 for name in ours)
+    assert not list((tmp_path / "output").glob(".*"))
+
+
+def test_a_folder_that_is_not_shared_is_refused(ranks, tmp_path):
+    (tmp_path / "0").mkdir()
+    for folders in (["0", "0"], ["0", "1"]):
+        said = ranks.run(look, 2, free_port(), str(tmp_path), folders)
+        assert not list((tmp_path / "0").iterdir())
+        assert said[0] == ""
+        assert ("here is not the folder that rank 0 writes to" in said[1]) == (folders[1] == "1")
+
+
+def look(port, root, folders):
+    import torch.distributed as dist
+    from torch.distributed import TCPStore
+
+    from ditmesh.api import Place, WorkList
+    from ditmesh.batch import folder
+
+    rank = dist.get_rank()
+    store = TCPStore("127.0.0.1", port, 2, rank == 0, wait_for_workers=False)
+    work = WorkList(store, Place(rank))
+    folder.PATIENCE = 0.3
+    try:
+        with folder.shared_folder(Path(root) / folders[rank], work, rank, [1]):
+            assert rank == 1 or list(Path(root, "0").iterdir())
+    except ValueError as error:
+        work.publish("seen1", b"")  # so that rank 0 of this test does not wait to be ended
+        return str(error)
+    finally:
+        dist.barrier()
+    return ""
