@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -66,6 +67,19 @@ def test_a_full_disk_leaves_no_half_file_and_says_so(tmp_path, monkeypatch):
         Manifest(tmp_path).begin(resume=True)
     with pytest.raises(ValueError, match="No space left on device"):
         Manifest(tmp_path).append({})
+
+
+def test_a_file_that_the_system_cuts_short_is_not_left(tmp_path):
+    write(tmp_path, "a.png", b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(ValueError, match=r"cannot write .*a\.png: File too large\."):
+            write(tmp_path, "a.png", b"after" * 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"before"
 
 
 def test_a_link_does_not_lead_out_of_the_folder(tmp_path):
