@@ -16,6 +16,7 @@ from ditmesh import DBCacheConfig, api
 from ditmesh.batch.clerk import FAILURES, Tally
 from ditmesh.batch.factory import Order, draw_all, keep_books, prepare_folder, show_all
 from ditmesh.batch.files import RawRow, read_rows
+from ditmesh.batch.folder import shared_folder
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Recipe, check_two_branches
 from ditmesh.batch.rows import BadRow, GoodRow, check_rows, unused_columns
@@ -25,31 +26,6 @@ from ditmesh.cli.job import World
 from ditmesh.cli.load import path
 from ditmesh.cli.t2i_job import BatchJob
 from ditmesh.config import describe_groups
-
-
-def check_devices(job: BatchJob, ranks_here: int) -> None:
-    """Refuse what this machine's devices cannot do.
-
-    Raises:
-        ValueError: more ranks than GPUs, or what only a GPU can where there is none.
-    """
-    gpus, optimizations = torch.cuda.device_count(), job.optimizations
-    if job.options.device not in (None, "cuda", "cpu"):
-        raise ValueError(f"--device {job.options.device!r} is unknown; use cuda or cpu.")
-    for flag, asked in (
-        ("--device cuda", job.options.device == "cuda"),
-        ("cpu_offload", optimizations.cpu_offload),
-        ("tf32", optimizations.tf32),
-    ):
-        if asked and not gpus:
-            raise ValueError(f"{flag} is for GPUs, and none can be seen; leave it out, or check CUDA_VISIBLE_DEVICES.")
-    if gpus and ranks_here > gpus:
-        raise ValueError(
-            f"layout {job.layout} needs {ranks_here} GPUs on this machine, and {gpus} can be seen; "
-            f"choose degrees whose product is {gpus}, or check CUDA_VISIBLE_DEVICES."
-        )
-    if optimizations.kernel:
-        api.check_backend(optimizations.kernel, job.layout.ring_size, "cuda" if gpus else "cpu")
 
 
 def check_call(job: BatchJob) -> Container[str]:
@@ -93,12 +69,18 @@ def run(job: BatchJob, world: World, takes: Container[str], store: Any) -> int:
     with kept_log(job, world):
         tell_job(job, console, device)
         manifest = prepare_folder(order, work) if first else None
-        pipe = load(job, dtype, device)
-        if manifest is None:
-            draw_all(order, work, pipe)
-            return 0
-        tally = keep_books(order, work, pipe, manifest, console)
+        with shared_folder(order.folder, work, world.rank, others(world)):
+            pipe = load(job, dtype, device)
+            if manifest is None:
+                draw_all(order, work, pipe)
+                return 0
+            tally = keep_books(order, work, pipe, manifest, console)
         return tell_end(order, tally, manifest)
+
+
+def others(world: World) -> list[int]:
+    """The first rank of each machine but that of rank 0."""
+    return list(range(world.ranks_here, world.size, world.ranks_here))
 
 
 def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
