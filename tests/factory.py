@@ -90,9 +90,9 @@ def manifest(folder) -> list[dict]:
 
 
 def rows_file(path: Path) -> None:
-    """80 rows of which 5 are malformed."""
-    bad = {7: "{", 30: '{"prompt": ""}', 45: '{"promt": "x"}', 60: "[1]", 79: '{"prompt": "x", "height": "tall"}'}
-    path.write_text("".join(bad.get(i, json.dumps({"prompt": f"picture {i}"})) + "\n" for i in range(80)))
+    """200 rows of which 5 are malformed."""
+    bad = {7: "{", 50: '{"prompt": ""}', 90: '{"promt": "x"}', 120: "[1]", 199: '{"prompt": "x", "height": "tall"}'}
+    path.write_text("".join(bad.get(i, json.dumps({"prompt": f"picture {i}"})) + "\n" for i in range(200)))
 
 
 def wait_for(count: int, path: Path, process) -> None:

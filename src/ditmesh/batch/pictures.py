@@ -137,15 +137,31 @@ def file_name(good: GoodRow, image: int, count: int) -> str:
 
 
 def all_pictures(rows: Iterable[GoodRow | BadRow], recipe: Recipe) -> Iterator[Picture | BadRow]:
-    """The pictures of every row, in order, and the rows that have none."""
+    """The pictures of every row, in order, and the rows that have none.
+
+    A row whose pictures would take the place of another row's is refused; only names that rows give are remembered.
+    """
+    named: set[int] = set()
     for row in rows:
         if isinstance(row, BadRow):
             yield row
             continue
         try:
-            yield from recipe.pictures(row)
+            pictures = recipe.pictures(row)
+            if row.row.output_name is not None:
+                _check_names(pictures, named)
         except ValueError as error:
             yield BadRow(row.line, str(error))
+        else:
+            yield from pictures
+
+
+def _check_names(pictures: Iterable[Picture], named: set[int]) -> None:
+    """Refuse file names that are taken; rows without a name have numbers, which no name may look like."""
+    names = {hash(picture.file): picture.file for picture in pictures}
+    for taken in names.keys() & named:
+        raise ValueError(f"output_name: a row before it makes a picture of the name {names[taken]!r}")
+    named.update(names)
 
 
 def batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
