@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": INNER | {"models", "parallel", "cache"},
     "api": {"pipeline"} | INNER | {"models", "parallel", "cache", "loading", "planner"},
     "batch": {"api", "face"},
-    "launch": {"config"},
-    "cli": {"api", "batch", "planner", "launch", "face", "config"},
+    "machines": set(),
+    "launch": {"config", "machines"},
+    "cli": {"api", "batch", "planner", "launch", "machines", "face", "config"},
     "generate": {"cli"},
     "__main__": {"cli"},
     "face": {"api", "config", "spec"},
@@ -59,7 +60,7 @@ DISPATCHER, DISPATCHER_FILE = "diffusers.models.attention_dispatch", "attention/
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
 HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
-LIGHT_ROOMS = {"face", "config", "spec", "models", "launch", "planner", "generate", "__main__"}
+LIGHT_ROOMS = {"face", "config", "spec", "models", "launch", "machines", "planner", "generate", "__main__"}
 
 ASKING = {"hasattr", "getattr", "setattr", "delattr"}
 ASKING_BUDGET = 10

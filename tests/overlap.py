@@ -69,11 +69,20 @@ class Pipe:
 
 
 def reads(pipe: Pipe) -> None:
-    pipe.after = lambda i, x: x if x.mean().isfinite() else -x
+    pipe.after = lambda i, x: reads_it(x)
 
 
 def reads_once(pipe: Pipe) -> None:
     pipe.after = lambda i, x: -x if i == 2 and x.mean() > 0 else x
+
+
+def one_rank_reads(pipe: Pipe) -> None:
+    """As a callback that only one rank was given."""
+    pipe.after = lambda i, x: x if dist.is_initialized() and dist.get_rank() else reads_it(x)
+
+
+def reads_it(x: Tensor) -> Tensor:
+    return x if x.mean().isfinite() else -x
 
 
 def changes(pipe: Pipe) -> None:
@@ -116,7 +125,7 @@ def stops(pipe: Pipe) -> None:
 
 
 HABITS = {habit.__name__: habit for habit in
-          (reads, reads_once, changes, writes, writes_before, scales, looks_back, views, stops)}  # fmt: skip
+          (reads, reads_once, one_rank_reads, changes, writes, writes_before, scales, looks_back, views, stops)}  # fmt: skip
 
 
 def given(name: str, seed: int) -> tuple[nn.Module, Inputs]:

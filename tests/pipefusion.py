@@ -196,10 +196,10 @@ def two_branches(layout: str, patches: int) -> list[list[Tensor]]:
     return outputs
 
 
-def cost_of_a_step(patches: int) -> tuple[dict[str, int], dict[str, int], list[tuple[int, int]]]:
+def cost_of_a_step(layout: str, patches: int) -> tuple[dict[str, int], dict[str, int], list[tuple[int, int]]]:
     """Calls and bytes of a patched step on a rank, and the tokens (image, text) that its blocks were given."""
     model, steps = deep("flux")
-    pipe = loop(model, "pp2", num_pipeline_patch=patches)
+    pipe = loop(model, layout, num_pipeline_patch=patches)
     tokens = []
 
     def count(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

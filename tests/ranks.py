@@ -2,14 +2,18 @@
 
 import importlib
 import multiprocessing as mp
+import sys
 import tempfile
 import time
 import traceback
+from contextlib import chdir
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+PRELOAD = "tests.ranks_preload"
 TIMEOUT = 120  # seconds a case may take before its ranks are killed: a hang is a failure, not a wait
 
 
@@ -22,7 +26,11 @@ class Ranks:
 
     def __init__(self) -> None:
         self._context = mp.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.ranks_preload"])
+        self._context.set_forkserver_preload([PRELOAD])
+        # Now, and where it finds the preload: a test may be in another folder when it asks for the first rank, and a
+        # preload that cannot be imported is passed over in silence; then every rank imports everything by itself.
+        with chdir(Path(__file__).parents[1]):
+            forkserver.ensure_running()
         self._teams: dict[int, list[tuple[Any, Connection]]] = {}  # by number of ranks
         self._folder = tempfile.TemporaryDirectory()
         self._started = 0
@@ -80,6 +88,7 @@ class Ranks:
 
 
 def _serve(connection: Connection, meeting: str, rank: int, world: int) -> None:
+    assert PRELOAD in sys.modules
     import torch
     import torch.distributed as dist
 

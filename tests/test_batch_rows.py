@@ -3,7 +3,6 @@
 import csv
 import json
 import tracemalloc
-from itertools import islice
 
 import pyarrow as pa
 import pytest
@@ -13,17 +12,8 @@ from pyarrow import parquet
 
 from ditmesh.batch import files
 from ditmesh.batch.files import JsonText, RawRow, check_file, read_rows
-from ditmesh.batch.pictures import (
-    PER_IMAGE,
-    PER_ROW,
-    Picture,
-    Recipe,
-    all_pictures,
-    batches,
-    check_two_branches,
-    noise_seed,
-)
-from ditmesh.batch.rows import BadRow, GoodRow, check_rows, safe_name, unused_columns
+from ditmesh.batch.pictures import Picture, Recipe, all_pictures
+from ditmesh.batch.rows import BadRow, check_rows, safe_name, unused_columns
 
 # What a line or a cell can hold: no surrogates, which are no text, and no NUL, which no CSV has.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1).filter(str.strip)
@@ -123,7 +113,6 @@ def test_a_file_of_any_length_begins_at_once_and_takes_no_memory(tmp_path, suffi
         ),
         ('{"prompt": "dog", "seed": -1}', "seed: input should be greater than or equal to 0"),
         ('{"prompt": "dog", "output_name": "../a.png"}', "leads out of the output folder"),
-        ('{"prompt": "dog", "output_name": "first.png"}', "output_name 'first.png' was given before"),
         ('{"prompt": "dog", "index": 3}', "it has an index, and the rows before it have none"),
         ("[" * 100_000, "no JSON"),
     ],
@@ -184,22 +173,6 @@ def test_columns_that_say_nothing_are_named():
     assert unused_columns([row]) == ["style", "source"]
 
 
-def test_an_index_of_its_own_names_a_picture_and_comes_once(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("prompt,index\ncat,7\ndog,3\nbird,7\nfish,\n")
-    judged = list(check_rows(read_rows(path)))
-    assert [row.index for row in judged if isinstance(row, GoodRow)] == [7, 3]
-    assert [row.why for row in judged if isinstance(row, BadRow)] == [
-        "index 7 was given before",
-        "it has no index, and the rows before it have; give every row one, or none",
-    ]
-    assert [picture.file for picture in pictures(path)] == ["000007.png", "000003.png"]
-
-
-def pictures(path, recipe=Recipe()) -> list[Picture]:  # noqa: B008 - it is frozen
-    return [x for x in all_pictures(check_rows(read_rows(path)), recipe) if isinstance(x, Picture)]
-
-
 @pytest.mark.parametrize(
     ("name", "safe"),
     [("a", "a.png"), ("a.PNG", "a.PNG"), ("b/a.jpeg", "b/a.jpeg"), ("./a.v1", "a.v1.png"), ("2024_x", "2024_x.png")],
@@ -224,71 +197,3 @@ def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
     except (ValueError, UnicodeEncodeError):
         return
     assert (folder / safe).resolve().is_relative_to(folder.resolve())
-
-
-def test_the_pictures_of_a_row_are_numbered_and_take_what_the_row_says(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text(
-        '{"prompt": "x", "num_images_per_prompt": 2, "height": 8, "output_name": "d/a.jpg", "seed": 5}\n"y"'
-    )
-    recipe = Recipe(call={"height": 64, "width": 32}, seed=1)
-    a, b, c = pictures(path, recipe)
-    assert [x.file for x in (a, b, c)] == ["d/a_00.jpg", "d/a_01.jpg", "000001.png"]
-    assert (a.call, c.call) == ({"height": 8, "width": 32}, {"height": 64, "width": 32})
-    assert (a.noise_seed, a.seed, c.seed) == (5, 5, 1)
-    taking = Recipe(takes=("prompt",), title="XPipeline")
-    assert [x.why for x in all_pictures(check_rows(read_rows(path)), taking) if isinstance(x, BadRow)] == [
-        "a XPipeline takes no height"
-    ]
-
-
-def test_no_two_pictures_share_their_noise():
-    # (i, k) and (j, l) share it where (i - j) PER_ROW = (l - k) PER_IMAGE modulo 2^32.
-    inverse = pow(PER_ROW, -1, 2**32)
-    for images in range(1, 1000):
-        apart = images * PER_IMAGE * inverse % 2**32
-        assert min(apart, 2**32 - apart) > 1_000_000
-    assert noise_seed(42, 0, 0) == 42
-    assert len({noise_seed(7, i, k) for i in range(300) for k in range(9)}) == 2700
-
-
-KINDS = st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=60)
-
-
-@given(KINDS, st.integers(1, 7))
-def test_batches_hold_one_kind_and_every_picture_once(kinds, size):
-    all_of_them = [
-        Picture(i, 0, i, "x", {"height": h, "negative_prompt": "n" if n else None}, 0, f"{i}")
-        for i, (h, n) in enumerate(kinds)
-    ]
-    made = list(batches(all_of_them, size))
-    assert sorted(x.index for batch in made for x in batch) == list(range(len(kinds)))
-    assert all(len(batch) <= size and len({x.kind for x in batch}) == 1 for batch in made)
-    full = sum(len(batch) == size for batch in made)
-    assert len(made) - full <= len({x.kind for x in all_of_them})
-
-
-def test_no_picture_waits_for_ever():
-    def endless():
-        yield Picture(0, 0, 0, "rare", {"height": 1}, 0, "0")
-        i = 1
-        while True:
-            yield Picture(i, 0, i, "x", {"height": i + 1}, 0, f"{i}")
-            i += 1
-
-    first = next(islice(batches(endless(), 4), 1))
-    assert [x.prompt for x in first] == ["rare"]
-
-
-@pytest.mark.parametrize(
-    ("call", "takes", "missing"),
-    [
-        ({}, ["true_cfg_scale"], "a negative_prompt and a true_cfg_scale above 1"),
-        ({"negative_prompt": ""}, ["true_cfg_scale"], "a true_cfg_scale above 1"),
-        ({"guidance_scale": 1.0}, [], "a guidance_scale above 1"),
-    ],
-)
-def test_a_row_without_a_second_branch_is_refused_for_guidance_parallelism(call, takes, missing):
-    with pytest.raises(ValueError, match=missing):
-        check_two_branches(call, takes, "XPipeline")
-    check_two_branches({"negative_prompt": "", "true_cfg_scale": 2, "guidance_scale": 2}, takes, "XPipeline")

@@ -5,6 +5,8 @@ import hashlib
 import html
 import json
 import re
+import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from ditmesh.batch import sheet
 from ditmesh.batch.clerk import is_among
 from ditmesh.batch.manifest import NAME, Manifest, records
+from ditmesh.batch.pictures import Picture, Recipe
 from ditmesh.batch.writer import encode, remove_unfinished, write
 
 PIXELS = np.random.default_rng(0).random((5, 7, 3), dtype=np.float32)
@@ -68,6 +71,19 @@ def test_a_full_disk_leaves_no_half_file_and_says_so(tmp_path, monkeypatch):
         Manifest(tmp_path).append({})
 
 
+def test_a_file_that_the_system_cuts_short_is_not_left(tmp_path):
+    write(tmp_path, "a.png", b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(ValueError, match=r"cannot write .*a\.png: File too large\."):
+            write(tmp_path, "a.png", b"after" * 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"before"
+
+
 def test_a_link_does_not_lead_out_of_the_folder(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path)
@@ -98,6 +114,14 @@ def test_the_manifest_trusts_only_what_is_whole_and_there(tmp_path):
     assert [record["index"] for _, record in records(manifest.path)] == [0, 2, 4]
     assert Manifest(tmp_path).begin(resume=False).tolist() == []
     assert manifest.path.read_bytes() == b""
+
+
+def test_another_seed_number_of_steps_or_prompt_is_another_picture():
+    said = Recipe(call={"num_inference_steps": 4}, seed=1)
+    picture = Picture(0, 0, 1, "x", said.call, 1, "0.png")
+    others = [replace(picture, seed=2), replace(picture, call={"num_inference_steps": 5}), replace(picture, prompt="y")]
+    assert len({said.identity(one) for one in [picture, *others]}) == 4
+    assert said.identity(replace(picture, line=2)) == said.identity(picture)
 
 
 def test_the_manifest_ends_in_the_order_of_the_rows_with_each_file_once(tmp_path):

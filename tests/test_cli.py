@@ -104,6 +104,8 @@ def test_the_words_are_those_of_the_config():
         ("--parallel ulyses4", ["no axis 'ulyses'", "did you mean 'ulysses'?"]),
         ("--parallel ulyses --nproc 2", ["'ulyses'", "did you mean 'ulysses'?"]),
         ("--parallel dp2", ["dp_size=2", "draws one result", "ditmesh t2i"]),
+        ("--num-pipeline-patch 2", ["num_pipeline_patch=2", "pp_size is 1"]),
+        ("--parallel tp2 --pipeline-warmup-steps 2", ["warmup_steps=2", "pp_size is 1"]),
         ("--nproc 2", ["2 ranks", "no --parallel", "--parallel ulysses2"]),
         ("--num-frames 9", ["--num-frames", "FluxPipeline makes pictures"]),
         ("--fps 9", ["--fps", "FluxPipeline makes pictures"]),

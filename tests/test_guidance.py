@@ -1,18 +1,20 @@
 """Guidance parallelism on whole pipelines: two ranks, a branch each, and the latents of one process to the bit."""
 
-import logging
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
+from torch import Tensor
 
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
+from tests.guidance import check, refusal
 from tests.ranks import Ranks
+from tests.test_guidance_sheets import count_forwards
 from tests.tiny import call_kwargs, tiny_path
+from tests.transformers import SHAPES, InFloat64, build
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -21,70 +23,9 @@ pytestmark = [
 TWO_CALLS = (
     "flux", "flux_kontext", "qwen_image", "qwen_image_edit", "chroma", "cogview4", "longcat_image", "lumina2", "krea2",
     "ovis_image", "hunyuan_image", "wan", "wan_two", "wan_i2v", "wan_vace", "skyreels_v2", "joy_image_edit",
-    "qwen_image_controlnet", "hunyuan_video15",
+    "qwen_image_controlnet", "hunyuan_video", "hunyuan_video15", "glm_image",
 )  # fmt: skip
 ONE_BATCH = ("sd3", "z_image", "ltx", "cogvideox", "mochi", "bria_fibo", "ernie_image")
-
-
-class Log(logging.Handler):
-    """What ditmesh said."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-def draw(
-    path: Path, calls: list[dict[str, Any]], layout: str | None, cache: DBCacheConfig | None = None, **options: Any
-) -> tuple[list[Tensor], int, int]:
-    """The latents of some requests, the samples that this rank's transformers ran, and the steps it waited in."""
-    pipe = DiffusionPipeline.from_pretrained(path)
-    pipe.set_progress_bar_config(disable=True)
-    seen: list[int] = []
-    for name, part in pipe.components.items():
-        if name.startswith("transformer") and isinstance(part, nn.Module):
-            part.register_forward_pre_hook(
-                lambda _, args, kwargs: seen.append(len([*args, *kwargs.values()][0])), with_kwargs=True
-            )
-    log = Log()
-    logging.getLogger("ditmesh").addHandler(log)
-    logging.getLogger("ditmesh").setLevel(logging.INFO)
-    if layout or cache:
-        parallelism = ParallelismConfig.parse(layout) if layout else ParallelismConfig()
-        names = [name for name in options.get("extras", ()) if name in pipe.components]
-        sizes = {f"{axis}_size": size for axis, size in parallelism.sizes.items()}
-        config = ParallelismConfig(**sizes, parallel_kwargs={"extra_parallel_modules": names}) if layout else None
-        ditmesh.enable_cache(pipe, cache, parallelism_config=config)
-    if options.get("compiled"):
-        pipe.transformer.compile_repeated_blocks(backend="eager")
-    drawn = []
-    for call in calls:
-        torch.manual_seed(0)
-        generator = torch.Generator().manual_seed(0)
-        drawn.append(pipe(**call, generator=generator, output_type="latent", return_dict=False)[0])
-    logging.getLogger("ditmesh").removeHandler(log)
-    return drawn, sum(seen), sum("its second rank waits" in line for line in log.lines)
-
-
-def check(
-    ranks: Ranks, folder: Path, name: str, calls: list[dict[str, Any]], tolerance: float, layout: str = "cfg2",
-    **options: Any,
-) -> list[int]:  # fmt: skip
-    """Compare each rank's latents with one process's; the share of the samples that each rank ran, in percent."""
-    path = tiny_path(name, folder)
-    with torch.no_grad():
-        want, whole, _ = draw(path, calls, None, **options)
-    answers = ranks.run(draw, ParallelismConfig.parse(layout).world_size, path, calls, layout, **options)
-    for got, _, _ in answers:
-        for x, y, first in zip(got, want, answers[0][0], strict=True):
-            assert x.isfinite().all()
-            assert x.equal(first)
-            assert (x - y).abs().max() <= tolerance * y.abs().max()
-    assert [waits for _, _, waits in answers] == [options.get("waits", 0)] * len(answers)
-    return [100 * count // whole for _, count, _ in answers]
 
 
 @pytest.mark.parametrize("name", TWO_CALLS)
@@ -108,10 +49,98 @@ def test_requests_follow_each_other(ranks: Ranks, tmp_path: Path) -> None:
     assert check(ranks, tmp_path, "qwen_image", [call, two, call | {"width": 48}], 0) == [50, 50]
 
 
-@pytest.mark.parametrize("layout", ["cfg2.ulysses2", "cfg2.tp2", "cfg2.ring2"])
-def test_a_branch_runs_on_several_ranks(ranks: Ranks, tmp_path: Path, layout: str) -> None:
-    extras = ["text_encoder", "vae"]
-    check(ranks, tmp_path, "qwen_image", [call_kwargs("qwen_image")], 1e-4, layout, extras=extras)
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("qwen_image", "cfg2.ulysses2"),
+        ("qwen_image", "cfg2.tp2"),
+        ("qwen_image", "cfg2.ring2"),
+        ("qwen_image", "cfg2.ulysses2.tp2"),
+        ("sd3", "cfg2.ulysses2.tp2"),
+    ],
+)
+def test_a_branch_runs_on_several_ranks(ranks: Ranks, tmp_path: Path, name: str, layout: str) -> None:
+    """Which share the text encoders and the VAE, too."""
+    extras = ["text_encoder", "text_encoder_2", "text_encoder_3", "vae"]
+    shares = check(ranks, tmp_path, name, [call_kwargs(name)], 1e-4, layout, extras=extras, output="np")
+    assert set(shares) == {50}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("lumina2", {"cfg_trunc_ratio": 0.5}), ("z_image", {"cfg_truncation": 0.3})]
+)
+def test_guidance_may_end_early(ranks: Ranks, tmp_path: Path, name: str, changed: dict) -> None:
+    """The second rank waits in the steps without."""
+    call = call_kwargs(name) | changed | {"num_inference_steps": 4}
+    assert check(ranks, tmp_path, name, [call], 1e-5, waits=2) == [66, 33]
+
+
+def test_guidance_may_begin_late(ranks: Ranks, tmp_path: Path) -> None:
+    guiders = {name: {"start": 0.5} for name in ("guider", "ocr_guider")}
+    call = call_kwargs("hunyuan_image") | {"num_inference_steps": 4}
+    assert check(ranks, tmp_path, "hunyuan_image", [call], 1e-5, guiders=guiders, waits=2) == [66, 33]
+
+
+def test_some_steps_may_have_a_third_branch(ranks: Ranks, tmp_path: Path) -> None:
+    skipped = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.3, "skip_layer_guidance_stop": 0.7}
+    call = call_kwargs("sd3") | skipped | {"num_inference_steps": 4}
+    assert check(ranks, tmp_path, "sd3", [call], 1e-5, waits=1) == [55, 44]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "tolerance"),
+    [
+        ("ltx", {"guidance_rescale": 0.7}, 1e-5),
+        ("lumina2", {"cfg_normalization": True}, 0),
+        ("z_image", {"cfg_normalization": 0.5}, 1e-5),
+        ("qwen_image", {"true_cfg_scale": 6.0}, 0),
+    ],
+)
+def test_guidance_may_be_rescaled(ranks: Ranks, tmp_path: Path, name: str, changed: dict, tolerance: float) -> None:
+    """By the norms of both branches; Qwen-Image always does."""
+    assert check(ranks, tmp_path, name, [call_kwargs(name) | changed], tolerance) == [50, 50]
+
+
+def edited(layout: str | None) -> list[Tensor]:
+    """Two steps of GLM-Image after it has seen a picture to edit: one branch reads what it kept, the other does not."""
+    model, inputs = build("glm_image", SHAPES["odd"], torch.float64)
+    seen = count_forwards(model)
+    if layout:
+        ditmesh.enable_cache(model, parallelism_config=ParallelismConfig.parse(layout))
+    caches, made = GlmImageKVCache(num_layers=2), []
+    call = partial(model, **inputs, kv_caches=caches, return_dict=False)
+    with InFloat64():
+        caches.set_mode("write")
+        call()
+        for _ in range(2):
+            branches = []
+            for mode in ("read", "skip"):
+                caches.set_mode(mode)
+                branches.append(call()[0])
+            made.append(branches[0] - 0.5 * branches[1])
+    return [*made, torch.tensor(len(seen))]
+
+
+def test_what_was_kept_of_a_picture_is_read_by_its_branch(ranks: Ranks) -> None:
+    """Every rank keeps it, since the call that does belongs to no branch."""
+    with torch.no_grad():
+        *wants, whole = edited(None)
+    assert whole == 5
+    for *made, seen in ranks.run(edited, 2, "cfg2"):
+        assert seen == 3
+        assert all(got.equal(want) for got, want in zip(made, wants, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "when"), [("flux", "cfg2", "before"), ("flux", "cfg2.tp2", "after"), ("sd3", "cfg2", "after")]
+)
+def test_branches_are_adapted_alike(ranks: Ranks, tmp_path: Path, name: str, layout: str, when: str) -> None:
+    assert set(check(ranks, tmp_path, name, [call_kwargs(name)], 1e-4, layout, lora=when)) == {50}
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image"])
+def test_compiled_blocks_run_a_branch(ranks: Ranks, tmp_path: Path, name: str) -> None:
+    assert check(ranks, tmp_path, name, [call_kwargs(name)], 1e-5, compiled=True) == [50, 50]
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("wan", 0), ("sd3", 1e-5)])
@@ -120,18 +149,27 @@ def test_a_branch_has_a_cache_of_its_own(ranks: Ranks, tmp_path: Path, name: str
     check(ranks, tmp_path, name, [call_kwargs(name) | {"num_inference_steps": 4}], tolerance, cache=cache)
 
 
-def refusal(path: Path, call: dict[str, Any], cache: DBCacheConfig | None) -> str:
-    with pytest.raises(ValueError, match="cfg_size=2") as refused:
-        draw(path, [call], "cfg2", cache)
-    return str(refused.value)
-
-
-def test_a_request_without_guidance_is_refused_on_both_ranks(ranks: Ranks, tmp_path: Path) -> None:
-    call = {name: x for name, x in call_kwargs("flux").items() if name != "negative_prompt"}
-    for message in ranks.run(refusal, 2, tiny_path("flux", tmp_path), call, None):
-        assert "runs FLUX.1 once a step" in message
-        assert "a negative prompt, with true_cfg_scale" in message
-        assert "ulysses_size=2" in message
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("flux", {"negative_prompt": None}, ["runs FLUX.1 once a step", "its guidance is distilled"]),
+        ("flux2", {}, ["runs FLUX.2 once a step", "its guidance is distilled"]),
+        (
+            "qwen_image",
+            {"true_cfg_scale": 1.0},
+            ["runs Qwen-Image once a step", "no second branch to share out. Ask"],
+        ),
+        ("sd3", {"guidance_scale": 1.0}, ["runs Stable Diffusion 3 once a step"]),
+        ("lumina2", {"guidance_scale": 1.0}, ["runs Lumina-Image 2.0 once a step"]),
+        ("wan", {"guidance_scale": 1.0}, ["runs Wan once a step"]),
+    ],
+)
+def test_a_request_without_guidance_is_refused_on_both_ranks(
+    ranks: Ranks, tmp_path: Path, name: str, changed: dict, words: list[str]
+) -> None:
+    for message in ranks.run(refusal, 2, tiny_path(name, tmp_path), call_kwargs(name) | changed, None):
+        for word in [*words, "a negative prompt, with true_cfg_scale", "ulysses_size=2", "dp_size=2"]:
+            assert word in message
 
 
 def test_the_difference_of_a_branch_on_another_rank_is_refused(ranks: Ranks, tmp_path: Path) -> None:

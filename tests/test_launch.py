@@ -162,12 +162,12 @@ class Failed:
     ids=["earlier", "told to stop", "killed", "lost its peer", "silent", "all alike"],
 )
 def test_the_first_failure_is_the_cause(failures, first):
-    assert launch.first_failure(failures)[0] == first
+    assert launch.end_of(failures).words.startswith(f"rank {first} ")
 
 
-def test_an_end_without_words_is_told_by_its_code(capsys):
-    assert launch.tell({0: Failed(-signal.SIGTERM), 1: Failed(4)}) == 4
-    assert capsys.readouterr().err == "rank 1 ended with exit code 4; the other ranks were stopped\n"
+def test_an_end_without_words_is_told_by_its_code():
+    end = launch.end_of({0: Failed(-signal.SIGTERM), 1: Failed(4)})
+    assert (end.code, end.words) == (4, "rank 1 ended with exit code 4; the other ranks were stopped")
 
 
 def test_what_a_user_caused_is_told_in_one_line():

@@ -13,6 +13,7 @@ from torch import Tensor
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from ditmesh.attention.patches import patch_of
+from ditmesh.collectives import shard_sizes
 from ditmesh.models import SPECS
 from ditmesh.modules import chain
 from ditmesh.parallel.schedule import split_blocks
@@ -177,13 +178,28 @@ def test_a_patched_step_computes_and_sends_each_token_once(ranks: Ranks, patches
     """But for the one token that stands in for the text in every patch but the first."""
     batch, (height, width), text, _ = ODD
     image, stand_ins = height * width, patches - 1
-    sending, last = ranks.run(cost_of_a_step, 2, patches)
+    sending, last = ranks.run(cost_of_a_step, 2, "pp2", patches)
     for _, _, tokens in (sending, last):
         assert [sum(x) for x in zip(*tokens, strict=True)] == [image, text + stand_ins]
     # One message a patch for the image, one for the text.
     assert sending[0] == {"send": 2 * patches, "broadcast_": 1}
     assert last[0] == {"recv_": 2 * patches, "broadcast_": 1}
     assert sending[1]["send"] == batch * (image + text + stand_ins) * HEADS * HEAD_DIM * 8
+
+
+@pytest.mark.parametrize("axis", ["ring", "ulysses"])
+def test_a_patched_step_gathers_each_token_once(ranks: Ranks, axis: str) -> None:
+    """The ring gets keys and values; Ulysses sends half of the heads of all three, and takes the output back."""
+    batch, (height, width), text, _ = ODD
+    patches, channels = 3, 4
+    image = [shard_sizes(len(patch_of(height * width, patches, m)), 2) for m in range(patches)]
+    for rank, (_, sent, _) in enumerate(ranks.run(cost_of_a_step, 4, f"pp2.{axis}2", patches)):
+        layers = 1 if rank < 2 else 3  # the first of two double blocks costs as much as the rest
+        own_image = sum(sizes[rank % 2] for sizes in image)
+        own = own_image + shard_sizes(text, 2)[rank % 2]
+        other = height * width + text - own
+        layer = (2 * own if axis == "ring" else (3 * own + other) // 2) * HEADS * HEAD_DIM
+        assert sent["alltoall_base_"] == batch * 8 * (layers * layer + channels * own_image)
 
 
 def test_a_call_that_leaves_out_the_edge_of_a_stage_is_refused(ranks: Ranks) -> None:
@@ -198,7 +214,6 @@ def test_a_call_that_leaves_out_the_edge_of_a_stage_is_refused(ranks: Ranks) -> 
         ("hunyuan_dit", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "take what others than the one before"),
         ("latte", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "its blocks take turns"),
         ("flux", {"pp_size": 2}, {}, "a transformer alone cannot tell where"),
-        ("flux", {"pp_size": 2, "ulysses_size": 2}, {}, "both at once are not built"),
         ("flux", {"pp_size": 2, "num_pipeline_patch": 1}, {"cache_config": DBCacheConfig()}, "with a cache"),
     ],
 )
@@ -237,7 +252,9 @@ def pictures(path: Path, call: dict[str, Any], layout: str | None, steps: int, *
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize(("name", "layout"), [("flux", "pp2"), ("sd3", "pp2"), ("qwen_image", "cfg2.pp2")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("flux", "pp2.ulysses2"), ("sd3", "pp2.ring2"), ("qwen_image", "cfg2.pp2")]
+)
 def test_a_stock_pipeline_runs_in_stages(ranks: Ranks, tmp_path: Path, name: str, layout: str) -> None:
     """Exact while it warms up; then every rank draws the same picture, near the exact one, every time."""
     path, call, steps = tiny_path(name, tmp_path), call_kwargs(name), 3

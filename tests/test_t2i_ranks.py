@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.factory import ranks_of, rows_file, wait_for, whole_records
+from tests.factory import SMALL, draw, failing, manifest, parse, pictures, ranks_of, rows_file, wait_for, whole_records
 from tests.tiny import tiny_path
 
 PAGE = (Path(__file__).parents[1] / "docs" / "batch.md").read_text("utf-8")
-SMALL = ["--height", "32", "--width", "48", "--num_inference_steps", "1"]
 PROMPTS = ["a red dog", "a cat, asleep", "two birds on a wire"]
 
 
@@ -53,79 +51,6 @@ def folder(tmp_path, monkeypatch, flux):
     for name in ("prompts.jsonl", "large_prompts.jsonl"):
         Path(name).write_text("\n".join(json.dumps(prompt) for prompt in PROMPTS))
     return tmp_path
-
-
-def parse(arguments, environment, rank=0, size=1):
-    """The job of a command line, as one of the ranks makes it."""
-    from typer.main import get_command
-
-    from ditmesh.cli.app import app
-    from ditmesh.cli.job import World
-    from ditmesh.cli.t2i_job import prepare
-    from ditmesh.cli.t2i_options import BatchOptions
-
-    command = get_command(app).commands["t2i"]
-    given = command.make_context("t2i", list(arguments)).params
-    world = World(rank, size, rank, size, launched=size > 1)
-    return prepare(BatchOptions(**given), world, environment | {"FLUX_DIR": os.environ["FLUX_DIR"]}), world
-
-
-def draw(arguments, environment, flux, folder, patience=None, victim=None):
-    """Draw on the ranks of a pool; the exit code, or what the ranks refused."""
-    import torch.distributed as dist
-    from torch.distributed import TCPStore
-
-    from ditmesh.batch import drawing
-    from ditmesh.cli import t2i_run
-
-    os.environ["FLUX_DIR"] = flux
-    os.chdir(folder)
-    rank, size = dist.get_rank(), dist.get_world_size()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = [free.getsockname()[1]]
-    dist.broadcast_object_list(port)
-    store = TCPStore("127.0.0.1", port[0], size, rank == 0, wait_for_workers=False)
-    job, world = parse(arguments, environment, rank, size)
-    before = drawing.draw, drawing.PATIENCE
-    try:
-        if victim is not None:
-            drawing.draw = failing(drawing.draw, *victim)
-            drawing.PATIENCE = timedelta(seconds=patience)
-        return t2i_run.run(job, world, t2i_run.check_call(job), store)
-    except ValueError as error:
-        return str(error)
-    finally:
-        drawing.draw, drawing.PATIENCE = before
-        dist.barrier()  # the store lives on rank 0
-
-
-def failing(drawn, prompt, ranks, times):
-    """`draw` that fails on these ranks for this prompt, so many times."""
-    import torch.distributed as dist
-
-    left = [times]
-
-    def wrapped(pipe, pictures):
-        if any(picture.prompt == prompt for picture in pictures) and dist.get_rank() in ranks and left[0]:
-            left[0] -= 1
-            raise RuntimeError("the cause")
-        return drawn(pipe, pictures)
-
-    return wrapped
-
-
-def pictures(folder) -> dict[str, np.ndarray]:
-    found = {}
-    for path in sorted(Path(folder).rglob("*.png")):
-        if path.name != "contact.png":
-            with Image.open(path) as picture:
-                found[path.name] = np.asarray(picture).astype(int)
-    return found
-
-
-def manifest(folder) -> list[dict]:
-    return [json.loads(line) for line in (Path(folder) / "manifest.jsonl").read_text("utf-8").splitlines()]
 
 
 def without_layout(arguments: list[str]) -> list[str]:
@@ -280,8 +205,14 @@ def test_a_killed_job_goes_on_until_every_picture_is_there_once(ranks, folder, f
     assert not list((folder / "output").glob(".*"))
 
 
-def test_guidance_without_a_second_branch_is_refused_before_loading(folder, ranks, flux):
-    arguments = ["--model_name", "FLUX.1-dev", "--use_cfg_parallel", *SMALL]
-    said = ranks.run(draw, 2, arguments, {}, flux, str(folder))
-    assert all("a negative_prompt and a true_cfg_scale above 1" in text for text in said)
+@pytest.mark.parametrize("model", ["flux", "flux2"])
+def test_guidance_without_a_second_branch_is_refused_before_loading(folder, ranks, flux, model):
+    path = flux if model == "flux" else str(tiny_path(model, folder))
+    arguments = ["--backend", "xdit", "--model_name", path, "--num_gpus", "2", *SMALL]
+    said = ranks.run(draw, 2, arguments, {"DG_XDIT_USE_CFG_PARALLEL": "true"}, flux, str(folder))
+    only = (
+        "a negative_prompt and a true_cfg_scale above 1 (its guidance_scale is an input of guidance-distilled models)"
+    )
+    words = only if model == "flux" else "is guidance-distilled: a Flux2Pipeline has no second one"
+    assert all(words in text and "use these ranks otherwise: ulysses, or data" in text for text in said)
     assert not Path("output").exists()

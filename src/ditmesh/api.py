@@ -34,6 +34,7 @@ from ditmesh.parallel.vae import apply_vae_parallel
 from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
 from ditmesh.planner.checks import check_layout, check_stages
 from ditmesh.session import watch_pipeline
+from ditmesh.spec import ModelSpec
 
 __all__ = [
     "BlockAdapter",
@@ -173,14 +174,12 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
     sizes = plan.parallelism.sizes
     if mesh is not None and sizes["tp"] > 1:
         _shard_weights(plan, mesh, undo)
-    if mesh is not None and sizes["ring"] * sizes["ulysses"] > 1:
-        _cut_sequences(plan, mesh, undo)
-    elif plan.kernel is not None:  # a sequence cut into patches takes it with it
-        _use_kernel(plan.models if plan.parallelism.patches == 1 else plan.controlnets, plan.kernel, undo)
+    sequences = _sequences(plan, mesh)
+    _cut_sequences(plan, sequences, undo)
     if caching is not None:
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
     if mesh is not None and sizes["pp"] > 1:
-        _split_stages(plan, mesh, undo)
+        _split_stages(plan, sequences, mesh, undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, undo)
     if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
@@ -194,33 +193,40 @@ def _shard_weights(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
         apply_tensor_parallel(model, spec, mesh["tp"], undo).around(plan.pipe, undo)
 
 
-def _cut_sequences(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
-    _tell_apart(plan, undo)
-    for model, spec in plan.models:
-        apply_context_parallel(model, spec, Sequence(mesh), plan.kernel, undo)
+def _sequences(plan: Plan, mesh: DeviceMesh | None) -> list[Sequence | None]:
+    """What cuts the sequences of each model, over the ranks or in time as well; None if nothing does."""
+    layout = plan.parallelism
+    found: list[Sequence | None] = [None] * len(plan.models)
+    if mesh is not None and layout.ring_size * layout.ulysses_size > 1:
+        found = [Sequence(mesh) for _ in plan.models]
+    if mesh is not None and layout.patches > 1:
+        in_time = [Patches(mesh, patches=layout.patches, title=spec.title) for _, spec in plan.transformers]
+        found[: len(in_time)] = in_time
+    return found
 
 
-def _tell_apart(plan: Plan, undo: ExitStack) -> None:
-    for module in [*plan.extras, *components(plan.pipe).values()]:
-        tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
+def _cut_sequences(plan: Plan, sequences: Listing[Sequence | None], undo: ExitStack) -> None:
+    if any(sequence is not None for sequence in sequences):
+        for module in [*plan.extras, *components(plan.pipe).values()]:
+            tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
+    for (model, spec), sequence in zip(plan.models, sequences, strict=True):
+        if sequence is not None:
+            apply_context_parallel(model, spec, sequence, plan.kernel, undo)
+        elif plan.kernel is not None:
+            _use_kernel(model, spec, plan.kernel, undo)
 
 
-def _use_kernel(models: Models, kernel: str, undo: ExitStack) -> None:
+def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack) -> None:
     check_backend(kernel, ring=1, device_type=_device_type())
-    for model, spec in models:
-        for pattern, fact in spec.attention.items():
-            for _, attention in expand(model, pattern):
-                undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
+    for pattern, fact in spec.attention.items():
+        for _, attention in expand(model, pattern):
+            undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
-def _split_stages(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
-    count, fusions = plan.parallelism.patches, []
-    if count > 1:
-        _tell_apart(plan, undo)
-    for model, spec in plan.transformers:
-        patches = Patches(mesh, patches=count, title=spec.title) if count > 1 else None
-        if patches is not None:
-            apply_context_parallel(model, spec, patches, plan.kernel, undo)
+def _split_stages(plan: Plan, sequences: Listing[Sequence | None], mesh: DeviceMesh, undo: ExitStack) -> None:
+    fusions = []
+    for (model, spec), sequence in zip(plan.transformers, sequences, strict=False):
+        patches = sequence if isinstance(sequence, Patches) else None
         fusions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
     if isinstance(plan.pipe, nn.Module):
         return

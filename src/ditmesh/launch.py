@@ -16,11 +16,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from ditmesh.machines import BY_ITSELF, FROM_OUTSIDE, UNTOLD, WELL, WITH_OTHERS, End, Machines, Nodes
+
+NOTHING: Mapping[str, str] = {}
 PACKAGE = str(Path(__file__).parent)
 SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
 FRAMES_SHOWN = 6
@@ -39,40 +42,51 @@ class Failure(Protocol):
     error_file_data: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """How several machines meet: how many they are, which one this is, and the address of number 0."""
-
-    count: int
-    node: int
-    host: str
-    port: int
-
-
-def launch(module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None) -> int:
+def launch(
+    module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None, job: Mapping[str, str] = NOTHING
+) -> int:
     """Run `python -m module *arguments` on `nproc` ranks of this machine, which is one of several if `nodes` says so.
+
+    Args:
+        job: what has to be the same on every machine, by names for a reader.
 
     Returns:
         0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
         failure was printed to stderr. An interrupt ends every rank and counts as a failure.
+
+    Raises:
+        ValueError: the machines did not meet, or differ in their `job`.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
+    with ExitStack() as closing:
+        logging.disable(logging.CRITICAL)  # its log repeats what we say, at length
+        closing.callback(logging.disable, logging.NOTSET)
+        folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="ditmesh-"))  # for the ranks' last words
+        machines = None if nodes is None else closing.enter_context(Machines(nodes, job))
+        end = run_ranks([*agent_arguments(nproc, folder, nodes), "ditmesh.launch", module, *arguments], nproc, nodes)
+        if machines is not None:
+            end = machines.agree(end)
+    if end.words:
+        print(end.words, file=sys.stderr)
+    return end.code
+
+
+def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
+    """Run torch.distributed.run, and learn how it ended."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.disable(logging.CRITICAL)  # its log repeats what `tell` says, at length
     try:
-        with tempfile.TemporaryDirectory(prefix="ditmesh-") as folder:  # for the ranks' last words
-            run.main([*agent_arguments(nproc, folder, nodes), "ditmesh.launch", module, *arguments])
+        run.main(list(arguments))
     except ChildFailedError as error:
-        return tell(error.failures)
+        return end_of(error.failures)
     except SignalException as stopped:
-        print(f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it", file=sys.stderr)
-        return 128 + stopped.sigval
-    finally:
-        logging.disable(logging.NOTSET)
-    return 0
+        words = f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it"
+        if nodes is not None:
+            words = f"machine {nodes.node} was stopped by {stopped.sigval.name}, and all ranks with it"
+        return End(FROM_OUTSIDE, time.time_ns(), 128 + stopped.sigval, words)
+    return End(WELL, time.time_ns(), 0)
 
 
 def agent_arguments(nproc: int, folder: str, nodes: Nodes | None = None) -> list[str]:
@@ -98,39 +112,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def first_failure(failures: Mapping[int, Failure]) -> tuple[int, Failure]:
-    """The rank whose failure came first: the others mostly lost their connection to it.
+def end_of(failures: Mapping[int, Failure]) -> End:
+    """The end by the rank whose failure came first: the others mostly lost their connection to it.
 
     A rank killed from outside wrote nothing down, so it goes before every exception; those have their times.
     """
-
-    def order(rank: int) -> tuple[int, int]:
-        failure = failures[rank]
-        if failure.exitcode in CAUSES:
-            return 0, rank
-        when = failure.error_file_data.get("time_ns")
-        if when is not None:
-            return 1, when
-        return (2 if failure.exitcode > 0 else 3), rank
-
-    rank = min(failures, key=order)
-    return rank, failures[rank]
+    return min(_end_of(rank, failure) for rank, failure in sorted(failures.items()))
 
 
-def tell(failures: Mapping[int, Failure]) -> int:
-    """Print the first failure to stderr; return the exit code for the whole command."""
-    rank, failure = first_failure(failures)
+def _end_of(rank: int, failure: Failure) -> End:
+    told = failure.error_file_data
+    when = told.get("time_ns", 0)
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
-        print(f"rank {rank} was ended by {name}{hint}; the other ranks were stopped", file=sys.stderr)
-        return 128 - failure.exitcode
-    last_words = failure.error_file_data.get("last_words")
-    if last_words is None:
-        print(f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped", file=sys.stderr)
-    elif last_words:
-        print(f"rank {rank} failed: {last_words}", file=sys.stderr)
-    return failure.exitcode
+        origin = FROM_OUTSIDE if failure.exitcode in CAUSES else BY_ITSELF if when else WITH_OTHERS
+        words = f"rank {rank} was ended by {name}{hint}; the other ranks were stopped"
+        return End(origin, when, 128 - failure.exitcode, words)
+    words = told.get("last_words")
+    if words is None:
+        words = f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped"
+        return End(BY_ITSELF if when else UNTOLD, when, failure.exitcode, words)
+    return End(BY_ITSELF, when, failure.exitcode, f"rank {rank} failed: {words}" if words else "")
 
 
 def describe(error: BaseException) -> str:

@@ -181,6 +181,8 @@ class ModelSpec:
         controls: the class name of the transformer that a ControlNet is for; empty for a transformer.
         batch_dims: argument -> the dimension that runs over the batch where it is not the first one, None where none
             does, or why a batch with it cannot be halved.
+        memories: argument that keeps keys and values for later calls -> whether a call with it does, or only reads
+            them; such a call belongs to no branch of guidance.
     """
 
     transformer: str
@@ -197,6 +199,7 @@ class ModelSpec:
     kv_heads: str = ""
     controls: str = ""
     batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
+    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""
@@ -253,3 +256,10 @@ def feed_forward(path: str, optional: str = "") -> dict[str, Any]:
 def gated_feed_forward(path: str, optional: str = "") -> dict[str, Any]:
     """A gated feed-forward of three linears."""
     return {f"{path}.w1{optional}": "colwise", f"{path}.w3{optional}": "colwise", f"{path}.w2{optional}": "rowwise"}
+
+
+def double_stream(path: str) -> dict[str, Any]:
+    """A block of two streams that share an attention; each has a modulation and a feed-forward of its own."""
+    modulations = dict.fromkeys((f"{path}.norm1.linear", f"{path}.norm1_context.linear"), "colwise_gather_output")
+    plan = modulations | joint_attention(f"{path}.attn")
+    return plan | feed_forward(f"{path}.ff") | feed_forward(f"{path}.ff_context")

@@ -1,22 +1,14 @@
 """A tiny CogView4: image and text in one attention, GLM as the text encoder."""
 
 from pathlib import Path
-from typing import Any
 
 from diffusers import CogView4Pipeline, CogView4Transformer2DModel
 from transformers import GlmConfig, GlmModel
 
-from .parts import autoencoder_kl, flow_scheduler, randomize
+from .parts import GUIDED, autoencoder_kl, flow_scheduler, randomize
 from .qwen import HIDDEN, decoder_sizes, qwen_tokenizer
 
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-}
+CALL = GUIDED
 
 
 def build(path: Path) -> Path:

@@ -1,23 +1,15 @@
 """A tiny ERNIE-Image: one stream of image and text, Mistral3 as the text encoder, the VAE of FLUX.2."""
 
 from pathlib import Path
-from typing import Any
 
 from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel
 from transformers import Mistral3Model
 
 from .flux2 import HIDDEN, mistral3, mistral_tokenizer
-from .parts import flow_scheduler, flux2_vae, randomize
+from .parts import GUIDED, flow_scheduler, flux2_vae, randomize
 
 # The prompts differ in length, so that one of the two in a batch is padded.
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-}
+CALL = GUIDED
 
 
 def build(path: Path) -> Path:

@@ -6,18 +6,10 @@ from typing import Any
 from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 from transformers import Qwen3VLModel
 
-from .parts import flow_scheduler, randomize
+from .parts import GUIDED, flow_scheduler, randomize
 from .qwen import HIDDEN, qwen3_vl, qwen_image_vae, qwen_tokenizer
 
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "max_sequence_length": 37,
-}
+CALL: dict[str, Any] = {**GUIDED, "max_sequence_length": 37}
 
 
 def build(path: Path) -> Path:

@@ -5,19 +5,11 @@ from typing import Any
 
 from diffusers import LongCatImageEditPipeline, LongCatImagePipeline, LongCatImageTransformer2DModel
 
-from .parts import PICTURE, autoencoder_kl, flow_scheduler, randomize
+from .parts import GUIDED, PICTURE, autoencoder_kl, flow_scheduler, randomize
 from .qwen import HIDDEN, qwen2_5_vl, qwen_processor, qwen_tokenizer
 
 # Rewriting the prompt would generate 512 tokens.
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "enable_prompt_rewrite": False,
-}
+CALL: dict[str, Any] = {**GUIDED, "enable_prompt_rewrite": False}
 # What it edits and what it draws is a megapixel, whatever is asked for.
 CALL_EDIT: dict[str, Any] = {
     **{key: value for key, value in CALL.items() if key not in ("height", "width", "enable_prompt_rewrite")},

@@ -6,19 +6,11 @@ from typing import Any
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from transformers import Gemma2Config, Gemma2Model
 
-from .parts import autoencoder_kl, flow_scheduler, randomize
+from .parts import GUIDED, autoencoder_kl, flow_scheduler, randomize
 from .qwen import HIDDEN, decoder_sizes, qwen_tokenizer
 
 # The prompts are padded, and masks leave the padding out.
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "max_sequence_length": 128,
-}
+CALL: dict[str, Any] = {**GUIDED, "max_sequence_length": 128}
 
 
 def build(path: Path) -> Path:

@@ -6,18 +6,10 @@ from typing import Any
 from diffusers import OvisImagePipeline, OvisImageTransformer2DModel
 from transformers import Qwen3Model
 
-from .parts import autoencoder_kl, flow_scheduler, randomize
+from .parts import GUIDED, autoencoder_kl, flow_scheduler, randomize
 from .qwen import HIDDEN, qwen3, qwen_tokenizer
 
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "max_sequence_length": 37,
-}
+CALL: dict[str, Any] = {**GUIDED, "max_sequence_length": 37}
 
 
 def build(path: Path) -> Path:

@@ -41,6 +41,16 @@ CORPUS = [WORDS, QWEN_TEMPLATE, QWEN_EDIT_TEMPLATE, SYSTEM_MESSAGE]
 PICTURE = Image.linear_gradient("L").convert("RGB").resize((80, 48))
 MASK = Image.linear_gradient("L").rotate(90).resize((80, 48)).point(lambda value: 255 * (value > 127))
 
+# A short call with two branches of guidance, for 3 x 5 tokens: no layout divides them evenly.
+GUIDED: dict[str, Any] = {
+    "prompt": "a photo of a red circle on a blue background",
+    "negative_prompt": "a green square",
+    "guidance_scale": 2.0,
+    "num_inference_steps": 2,
+    "height": 48,
+    "width": 80,
+}
+
 
 def randomize(module: nn.Module, seed: int) -> nn.Module:
     """Fill every parameter so that signals keep their size through any depth, and nothing is zero or one by accident.

@@ -6,17 +6,18 @@ from typing import Any
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection
 
-from .parts import autoencoder_kl, clip_text_model, clip_tokenizer, flow_scheduler, randomize, t5_encoder, t5_tokenizer
+from .parts import (
+    GUIDED,
+    autoencoder_kl,
+    clip_text_model,
+    clip_tokenizer,
+    flow_scheduler,
+    randomize,
+    t5_encoder,
+    t5_tokenizer,
+)
 
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "max_sequence_length": 21,
-}
+CALL: dict[str, Any] = {**GUIDED, "max_sequence_length": 21}
 
 
 def build(path: Path) -> Path:

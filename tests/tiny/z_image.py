@@ -12,18 +12,10 @@ from diffusers import (
 )
 from transformers import Qwen3ForCausalLM
 
-from .parts import PICTURE, autoencoder_kl, flow_scheduler, randomize
+from .parts import GUIDED, PICTURE, autoencoder_kl, flow_scheduler, randomize
 from .qwen import HIDDEN, qwen3, qwen_tokenizer
 
-CALL: dict[str, Any] = {
-    "prompt": "a photo of a red circle on a blue background",
-    "negative_prompt": "a green square",
-    "guidance_scale": 2.0,
-    "num_inference_steps": 2,
-    "height": 48,
-    "width": 80,
-    "max_sequence_length": 37,
-}
+CALL: dict[str, Any] = {**GUIDED, "max_sequence_length": 37}
 CALL_TURBO: dict[str, Any] = {
     **{key: value for key, value in CALL.items() if key != "negative_prompt"},
     "guidance_scale": 0.0,

@@ -204,9 +204,6 @@ def _across_shards(
     layer: LayerContext,
 ) -> Tensor:
     """Ulysses inside, Ring outside; each is skipped where its axis has one rank. Patches remember each other."""
-    if isinstance(layer.sequence, Patches):
-        key, value = layer.sequence.remember(layer, key, value)
-        return local(query, key, value, _mask(given_mask, query, None, layer))
     sequence, ulysses, ring = layer.sequence, layer.sequence.ulysses, layer.sequence.ring
     row, rows, key_rows = ring.get_local_rank(), sequence.rows(layer.queries), sequence.rows(layer.keys)
     if ulysses.size() > 1 and layer.queries == layer.keys:
@@ -216,9 +213,12 @@ def _across_shards(
         kv = scatter_heads((key, value), key_rows[row], ulysses)
     else:
         q, kv = query.transpose(0, 1)[:, :, None], torch.stack([x.transpose(0, 1) for x in (key, value)], dim=2)
-    mask = _mask(given_mask, query, query.dtype if ring.size() > 1 else None, layer)
+    if isinstance(sequence, Patches):
+        kv = sequence.remember(layer, kv)
+    rotates = ring.size() > 1 and not isinstance(sequence, Patches)
+    mask = _mask(given_mask, query, query.dtype if rotates else None, layer)
     q_BHSD = q[:, :, 0].permute(1, 2, 0, 3)
-    if ring.size() > 1:
+    if rotates:
         lengths = [sum(row) for row in key_rows]
         out_SBHD = ring_attention(q_BHSD, kv, lengths, mask, scale, KERNELS[kernel], ring).permute(2, 0, 1, 3)
     else:

@@ -1,16 +1,18 @@
-"""Cut a sequence in time: a patch is a shard that runs after the one before it, and remembers keys and values."""
+"""Cut a sequence in time: patches run one after the other, and remember the keys and values of all.
+
+Over ranks too, if the mesh says so: each rank has a shard of every patch.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ditmesh.attention.sequence import LayerContext, Sequence, Streams
-from ditmesh.collectives import never_compiled, shard_sizes
+from ditmesh.collectives import all_gather, never_compiled, shard_sizes
 
-# B batch, S sequence (s of a patch), H heads, D head dim
+# B batch, S sequence (s of this forward), h heads of this rank, D head dim
 
 
 @dataclass
@@ -20,13 +22,13 @@ class Memory:
     Attributes:
         shapes: of the tensors the forwards were given.
         steps: how many there were.
-        layers: keys and values [B, S, H, D] of whole streams end to end, by layer and sample.
+        layers: keys and values [S, B, 2, h, D] of whole streams end to end, by layer and sample.
         forms: what a stage takes from the one before in each patch, without its numbers.
     """
 
     shapes: Any
     steps: int = 0
-    layers: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     forms: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -57,7 +59,7 @@ class Patches(Sequence):
     patches: int = 1
     title: str = ""
     why: ClassVar[str] = "num_pipeline_patch"
-    product: ClassVar[str] = "num_pipeline_patch"
+    product: ClassVar[str] = "num_pipeline_patch times ring_size and ulysses_size"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +74,7 @@ class Patches(Sequence):
 
     @property
     def degree(self) -> int:
-        return 1 if self.patch is None else self.patches
+        return self.ranks.size() * (1 if self.patch is None else self.patches)
 
     def run_whole(self, memory: Memory, remembers: bool) -> None:
         """The next forward is not cut; it ``remembers`` if the one after it will be."""
@@ -100,9 +102,8 @@ class Patches(Sequence):
         """The last block has run: what is put together from now on is at the end."""
         self.reached_end = True
 
-    def own(self, stream: str) -> range:
+    def window(self, stream: str) -> range:
         length = self.lengths[stream]
-        self._maybe_longer.discard(stream)
         if self.patch is None or stream == "" or stream in self._before:
             return range(length)
         if stream not in self._at_end:
@@ -117,23 +118,30 @@ class Patches(Sequence):
                     f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it "
                     f"is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
                 )
-            return x
+            return self._of_all_ranks(x, dim, stream)
         if stream in self._before:
-            return x
+            return self._of_all_ranks(x, dim, stream)
         if self._gathers == len(self._whole):
             shape = list(x.shape)
             shape[dim] = self.lengths[stream]
             self._whole.append(x.new_zeros(shape))
-        whole, own = self._whole[self._gathers], self.own(stream)
+        whole, window = self._whole[self._gathers], self.window(stream)
         self._gathers += 1
-        whole.narrow(dim, own.start, len(own)).copy_(x.narrow(dim, 0, len(own)))
+        whole.narrow(dim, window.start, len(window)).copy_(self._of_all_ranks(x, dim, stream))
         return whole.clone()
 
-    @never_compiled
-    def remember(self, layer: LayerContext, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, s, H, D] of this forward -> those to attend to, [B, S, H, D] in the streams' order.
+    def _of_all_ranks(self, x: Tensor, dim: int, stream: str) -> Tensor:
+        """The window of a stream, without a stand-in."""
+        if self.ranks.size() > 1:
+            return super().gather(x, dim, stream)
+        return x.narrow(dim, 0, len(self.window(stream)))
 
-        Those of this patch take the place of the last step's first (arXiv 2405.14430, section 4.1).
+    @never_compiled
+    def remember(self, layer: LayerContext, kv: Tensor) -> Tensor:
+        """Keys and values of this forward -> those to attend to, all in the streams' order, [S, B, 2, h, D].
+
+        Those of this patch take the place of the last step's first (arXiv 2405.14430, section 4.1). Given are those of
+        the ranks that trade heads with each other; the ring's others give theirs.
         """
         place = layer.name, layer.sample
         if place in self._attended:
@@ -142,27 +150,15 @@ class Patches(Sequence):
                 f"num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
             )
         self._attended.add(place)
-        if self.patch is None:
-            if self._remembers:
-                self._memory.layers[place] = key.detach().clone(), value.detach().clone()
-            return key, value
-        kept, first, start = self._memory.layers[place], 0, 0
-        for stream in layer.keys:
-            own = self.own(stream)
-            for whole, fresh in zip(kept, (key, value), strict=True):
-                whole[:, first + own.start : first + own.stop] = fresh[:, start : start + len(own)].detach()
-            first, start = first + self.lengths[stream], start + len(own)
-        assert first == kept[0].shape[1], "a step has other lengths than the one before"
-        return kept
+        if self.ring.size() > 1:
+            kv = all_gather(kv, 0, [sum(row) for row in self.rows(layer.keys)], self.ring)
+        length = sum(self.lengths[stream] for stream in layer.keys)
+        whole = kv.new_empty((length, *kv.shape[1:])) if self.patch is None else self._memory.layers[place]
+        assert len(whole) == length, "a step has other lengths than the one before"
+        whole.index_copy_(0, self._order(layer.keys, kv.device), kv.detach())
+        if self._remembers and self.patch is None:
+            self._memory.layers[place] = whole
+        return whole
 
-    def _reorder(self, mask: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
-        """The rows of this patch; the memory has the keys in the streams' order."""
-        assert additive is None
-        if mask.shape[-2] == 1:
-            return mask
-        rows, first = [], 0
-        for stream in queries:
-            own = self.own(stream)
-            rows.append(torch.arange(first + own.start, first + own.stop, device=mask.device))
-            first += self.lengths[stream]
-        return mask.index_select(-2, torch.cat(rows))
+    def _order_keys(self, mask: Tensor, keys: Streams) -> Tensor:
+        return mask

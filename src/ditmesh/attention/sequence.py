@@ -44,10 +44,14 @@ class Sequence:
         """Into how many shards it is cut."""
         return self.ranks.size()
 
+    def window(self, stream: str) -> range:
+        """The positions of a stream that the forward under way runs, on all ranks together."""
+        return range(self.lengths[stream])
+
     def own(self, stream: str) -> range:
         """This rank's positions in a stream."""
         sizes, rank = self.shards((stream,)), self.ranks.get_local_rank()
-        return range(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        return self.window(stream)[sum(sizes[:rank]) : sum(sizes[: rank + 1])]
 
     def begin(self) -> None:
         """Forget the last forward."""
@@ -153,7 +157,7 @@ class Sequence:
     def shards(self, streams: Streams) -> list[int]:
         """Tokens on each rank where the streams' shards stand side by side."""
         self._maybe_longer.difference_update(streams)  # who asks relies on the answer
-        each = [shard_sizes(self.lengths[stream], self.ranks.size()) for stream in streams]
+        each = [shard_sizes(len(self.window(stream)), self.ranks.size()) for stream in streams]
         return [sum(sizes) for sizes in zip(*each, strict=True)]
 
     def rows(self, streams: Streams) -> list[list[int]]:
@@ -190,7 +194,7 @@ class Sequence:
         return self._key_masks[streams, product]
 
     def _reorder(self, mask: Tensor, queries: Streams, keys: Streams, additive: torch.dtype | None) -> Tensor:
-        mask = mask.index_select(-1, self._order(keys, mask.device))
+        mask = self._order_keys(mask, keys)
         if mask.shape[-2] > 1:
             rows = [sum(row) for row in self.rows(queries)]
             here = self._order(queries, mask.device).split(rows)[self.ring.get_local_rank()]
@@ -203,12 +207,17 @@ class Sequence:
             return torch.zeros(mask.shape, dtype=additive, device=mask.device).masked_fill(~mask, lowest)
         return mask.to(additive).clamp(min=lowest)
 
+    def _order_keys(self, mask: Tensor, keys: Streams) -> Tensor:
+        """The columns in the order in which attention has the keys."""
+        return mask.index_select(-1, self._order(keys, mask.device))
+
     def _order(self, streams: Streams, device: torch.device) -> Tensor:
         """Positions in the streams laid end to end, in the order in which the ranks hold them."""
         if (streams, device) not in self._orders:
             lengths = [self.lengths[stream] for stream in streams]
             positions = torch.arange(sum(lengths), device=device).split(lengths)
-            shards = [x.tensor_split(self.ranks.size()) for x in positions]
+            windows = [x[at.start : at.stop] for x, at in zip(positions, map(self.window, streams), strict=True)]
+            shards = [x.tensor_split(self.ranks.size()) for x in windows]
             self._orders[streams, device] = torch.cat([part for rank in zip(*shards, strict=True) for part in rank])
         return self._orders[streams, device]
 

@@ -115,13 +115,15 @@ def check_two_branches(call: Mapping[str, Any], takes: Container[str], title: st
     if "true_cfg_scale" in takes:
         missing = [] if call.get("negative_prompt") is not None else ["a negative_prompt"]
         missing += [] if (call.get("true_cfg_scale") or 0) > 1 else ["a true_cfg_scale above 1"]
+        why = " (its guidance_scale is an input of guidance-distilled models)" if "guidance_scale" in takes else ""
     else:
-        scale = call.get("guidance_scale")
+        scale, why = call.get("guidance_scale"), ""
         missing = [] if scale is None or scale > 1 else ["a guidance_scale above 1"]
     if missing:
         raise ValueError(
             f"guidance parallelism shares two branches between two ranks, and a {title} has a second one only with "
-            f"{' and '.join(missing)}; give it, or use these ranks otherwise: ulysses, or data for two pictures at once"
+            f"{' and '.join(missing)}{why}; give it, or use these ranks otherwise: ulysses, or data for two pictures "
+            f"at once"
         )
 
 
@@ -135,15 +137,31 @@ def file_name(good: GoodRow, image: int, count: int) -> str:
 
 
 def all_pictures(rows: Iterable[GoodRow | BadRow], recipe: Recipe) -> Iterator[Picture | BadRow]:
-    """The pictures of every row, in order, and the rows that have none."""
+    """The pictures of every row, in order, and the rows that have none.
+
+    A row whose pictures would take the place of another row's is refused; only names that rows give are remembered.
+    """
+    named: set[int] = set()
     for row in rows:
         if isinstance(row, BadRow):
             yield row
             continue
         try:
-            yield from recipe.pictures(row)
+            pictures = recipe.pictures(row)
+            if row.row.output_name is not None:
+                _check_names(pictures, named)
         except ValueError as error:
             yield BadRow(row.line, str(error))
+        else:
+            yield from pictures
+
+
+def _check_names(pictures: Iterable[Picture], named: set[int]) -> None:
+    """Refuse file names that are taken; rows without a name have numbers, which no name may look like."""
+    names = {hash(picture.file): picture.file for picture in pictures}
+    for taken in names.keys() & named:
+        raise ValueError(f"output_name: a row before it makes a picture of the name {names[taken]!r}")
+    named.update(names)
 
 
 def batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:

@@ -108,8 +108,7 @@ class GoodRow:
 def check_rows(raw_rows: Iterable[RawRow]) -> Iterator[GoodRow | BadRow]:
     """Every row, judged.
 
-    The first row decides whether rows have an ``index`` of their own; an index or a file name that comes twice is
-    refused the second time. Only what rows name themselves is remembered for that.
+    The first row decides whether rows have an ``index`` of their own; one that comes twice is refused the second time.
     """
     seen: set[int] = set()
     indexed: bool | None = None
@@ -164,8 +163,7 @@ def _check_unique(row: Row, indexed: bool, seen: set[int]) -> None:
             if indexed
             else "it has an index, and the rows before it have none; give every row one, or none"
         )
-    keys = {what: key for what, key in (("index", row.index), ("output_name", row.output_name)) if key is not None}
-    for what, key in keys.items():
-        if hash((what, key)) in seen:
-            raise ValueError(f"{what} {key!r} was given before")
-    seen.update(hash(pair) for pair in keys.items())
+    if row.index is not None:
+        if row.index in seen:
+            raise ValueError(f"index {row.index} was given before")
+        seen.add(row.index)

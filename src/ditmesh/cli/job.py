@@ -138,7 +138,9 @@ def with_file(options: Options, file: Mapping[str, Any], world: World) -> tuple[
         if given is not None and theirs is not None:
             raise ValueError(f"{flag} {given}, but --config {options.config_path} says {theirs}; use one of them.")
     layout = choose_layout(options.parallel if own is None else str(own), options.nproc, world)
-    return replace(options, attn=options.attn or kernel), layout if own is None else own
+    patches = {"num_pipeline_patch": options.num_pipeline_patch, "warmup_steps": options.pipeline_warmup_steps}
+    given = {name: value for name, value in patches.items() if value is not None}
+    return replace(options, attn=options.attn or kernel), replace(layout if own is None else own, **given)
 
 
 def shared_parts(

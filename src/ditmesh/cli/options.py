@@ -108,6 +108,12 @@ class Options:
             value="LAYOUT",
         ),
     ] = None
+    num_pipeline_patch: Annotated[
+        Count, _count(LAYOUT, "Patches that follow each other through the stages of ppN (N).", "--num-pipeline-patch")
+    ] = None
+    pipeline_warmup_steps: Annotated[
+        Count, _count(LAYOUT, "First steps that the stages run whole (1).", "--pipeline-warmup-steps")
+    ] = None
     nproc: Annotated[Count, _count(LAYOUT, "Ranks to start here, if --parallel leaves it open.", "--nproc")] = None
     parallel_text: Annotated[
         Switch,

@@ -48,7 +48,7 @@ def run(job: Job, world: World) -> int:
     drawn = [timed(pipe, job, peaks, first, "drawing") for _ in range(job.options.repeat)]
     result = drawn[-1][1]
     ranks = gather(peaks.peaks) if peaks else []
-    cached = cache_report(pipe, job, first)
+    lossy = lossy_tag(pipe, job, first)
     del pipe
     leave_ranks()
     if not first:
@@ -56,20 +56,22 @@ def run(job: Job, world: World) -> int:
 
     seconds = [seconds for seconds, _ in drawn]
     with_it = summary.shared(job, whole)
-    facts = summary.output_facts(job, cached, name_of(device), with_it, load_seconds, warmups, seconds)
+    facts = summary.output_facts(job, lossy, name_of(device), with_it, load_seconds, warmups, seconds)
     summary.print_facts(console, "Output", facts)
     if peaks:
         summary.print_memory(console, peaks.gauge.title, ranks)
-    made_by = f"{job.layout}.{cached}" if cached else str(job.layout)
+    made_by = f"{job.layout}.{lossy}" if lossy else str(job.layout)
     path = job.options.save_path or output.default_path(
         job.example.name, result.films, made_by, job.example.suffixes[0]
     )
     summary.print_files(console, output.save(result.films, path, job.fps, result.sound, result.rate))
-    return verify_run(job, cached, result, path, device, dtype, console) if job.options.verify else 0
+    return verify_run(job, lossy, result, path, device, dtype, console) if job.options.verify else 0
 
 
-def cache_report(pipe: Any, job: Job, show: bool) -> str:
-    """The tag of the cache with how many steps it cached, "" if there is none; shown as a table if it was asked for."""
+def lossy_tag(pipe: Any, job: Job, show: bool) -> str:
+    """What makes the result differ: patches, or the cache with its cached steps, shown as a table if that was asked."""
+    if job.layout.is_lossy:
+        return f"M{job.layout.patches}_W{job.layout.warmup_steps}"
     if job.cache is None:
         return ""
     stats = ditmesh.summary(pipe, logging=show and job.options.cache_summary)
@@ -93,9 +95,9 @@ def leave_ranks() -> None:
 
 
 def verify_run(
-    job: Job, cached: str, result: Drawn, path: Path, device: torch.device, dtype: torch.dtype, console: Console
+    job: Job, lossy: str, result: Drawn, path: Path, device: torch.device, dtype: torch.dtype, console: Console
 ) -> int:
-    """Draw it again with a bare pipeline in this one process, and compare; a cache may differ, a layout may not."""
+    """Draw it again with a bare pipeline in this one process, and compare; a cache and patches may differ."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -105,13 +107,13 @@ def verify_run(
     place(pipe, job, device)
     _, reference = timed(pipe, job, None, True, "one process")
     found = verify.compare(result.films, reference.films, result.sound, reference.sound)
-    ours = f"{job.layout} with {cached}" if cached else str(job.layout)
+    ours = f"{job.layout} with {lossy}" if lossy else str(job.layout)
     console.print(f"verify: {found}  ({ours} against one process)", soft_wrap=True)
     sheet = path.with_suffix(".verify.png")
-    label = f"cached, {job.layout}" if cached else f"{job.layout}, {job.layout.world_size} ranks"
+    label = f"{job.layout}, {lossy}" if lossy else f"{job.layout}, {job.layout.world_size} ranks"
     verify.side_by_side(result.films, reference.films, label).save(sheet)
     summary.print_files(console, [sheet])
-    if dtype == torch.float32 and not cached and not found.largest <= verify.BOUND:
+    if dtype == torch.float32 and not lossy and not found.largest <= verify.BOUND:
         console.print(
             f"warning: {found.largest:.1e} is more than rounding; {job.layout} should stay within {verify.BOUND:g}",
             style="bold red",

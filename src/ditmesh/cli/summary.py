@@ -106,7 +106,7 @@ def _shown(value: Any) -> Any:
 
 def output_facts(
     job: Job,
-    cached: str,
+    lossy: str,
     device: str,
     with_it: Sequence[str],
     load_seconds: float,
@@ -116,7 +116,7 @@ def output_facts(
     """What was done and how long it took.
 
     Args:
-        cached: the tag of the cache, or "".
+        lossy: the tag of the cache or of the patches, or "".
         with_it: the components shared beside the transformer.
     """
     done = f"{job.layout} with {', '.join(with_it)} shared" if with_it else str(job.layout)
@@ -125,7 +125,7 @@ def output_facts(
         mean += f" (mean of {len(seconds)}: {min(seconds):.2f} to {max(seconds):.2f} s)"
     return {
         "model": job.example.name,
-        "optimization": f"{done}, {cached}" if cached else done,
+        "optimization": f"{done}, {lossy}" if lossy else done,
         "device": f"{device} x {job.layout.world_size}",
         "load time": f"{load_seconds:.2f} s",
         "warmup time": f"{sum(warmup_seconds):.2f} s" if warmup_seconds else "none",

@@ -12,7 +12,8 @@ from ditmesh.cli.generate import refusals
 from ditmesh.cli.job import World
 from ditmesh.cli.t2i_job import BatchJob, prepare
 from ditmesh.cli.t2i_options import BatchOptions
-from ditmesh.launch import Nodes, describe, launch, speak_once
+from ditmesh.launch import describe, launch, speak_once
+from ditmesh.machines import Nodes
 
 MODULE, VERB = "ditmesh", "t2i"
 FAILED = 1
@@ -47,17 +48,17 @@ def t2i(context: typer.Context, **flags: Any) -> None:
 
 
 def start_ranks(job: BatchJob, arguments: Sequence[str]) -> int:
-    from ditmesh.cli.t2i_run import check_devices
+    from ditmesh.cli.t2i_checks import check_devices, job_facts
 
-    with refusals(World()):
-        check_devices(job, job.ranks_here)
     meeting = job.meeting
     nodes = None if meeting.nodes == 1 else Nodes(meeting.nodes, meeting.node, meeting.host, meeting.port)
-    code = launch(MODULE, [VERB, *arguments], job.ranks_here, nodes)
+    with refusals(World()):
+        check_devices(job, job.ranks_here)
+        code = launch(MODULE, [VERB, *arguments], job.ranks_here, nodes, job_facts(job) if nodes else {})
     if code > FAILED:
         if sys.stderr.isatty():
             print(SHOW_CURSOR, end="", file=sys.stderr)
-        if code >= 128:
+        if code >= 128 and meeting.node == 0:
             say_what_is_kept(job)
     return code
 
@@ -78,7 +79,8 @@ def be_a_rank(job: BatchJob, world: World) -> int:
     speak_once()
     quiet_imports()
     from ditmesh.api import job_store
-    from ditmesh.cli.t2i_run import check_call, check_devices, leave_ranks, run
+    from ditmesh.cli.t2i_checks import check_devices
+    from ditmesh.cli.t2i_run import check_call, leave_ranks, run
 
     with refusals(world):
         check_devices(job, world.ranks_here)

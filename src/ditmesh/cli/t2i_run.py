@@ -16,6 +16,7 @@ from ditmesh import DBCacheConfig, api
 from ditmesh.batch.clerk import FAILURES, Tally
 from ditmesh.batch.factory import Order, draw_all, keep_books, prepare_folder, show_all
 from ditmesh.batch.files import RawRow, read_rows
+from ditmesh.batch.folder import shared_folder
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Recipe, check_two_branches
 from ditmesh.batch.rows import BadRow, GoodRow, check_rows, unused_columns
@@ -25,31 +26,6 @@ from ditmesh.cli.job import World
 from ditmesh.cli.load import path
 from ditmesh.cli.t2i_job import BatchJob
 from ditmesh.config import describe_groups
-
-
-def check_devices(job: BatchJob, ranks_here: int) -> None:
-    """Refuse what this machine's devices cannot do.
-
-    Raises:
-        ValueError: more ranks than GPUs, or what only a GPU can where there is none.
-    """
-    gpus, optimizations = torch.cuda.device_count(), job.optimizations
-    if job.options.device not in (None, "cuda", "cpu"):
-        raise ValueError(f"--device {job.options.device!r} is unknown; use cuda or cpu.")
-    for flag, asked in (
-        ("--device cuda", job.options.device == "cuda"),
-        ("cpu_offload", optimizations.cpu_offload),
-        ("tf32", optimizations.tf32),
-    ):
-        if asked and not gpus:
-            raise ValueError(f"{flag} is for GPUs, and none can be seen; leave it out, or check CUDA_VISIBLE_DEVICES.")
-    if gpus and ranks_here > gpus:
-        raise ValueError(
-            f"layout {job.layout} needs {ranks_here} GPUs on this machine, and {gpus} can be seen; "
-            f"choose degrees whose product is {gpus}, or check CUDA_VISIBLE_DEVICES."
-        )
-    if optimizations.kernel:
-        api.check_backend(optimizations.kernel, job.layout.ring_size, "cuda" if gpus else "cpu")
 
 
 def check_call(job: BatchJob) -> Container[str]:
@@ -63,6 +39,12 @@ def check_call(job: BatchJob) -> Container[str]:
     for name in sorted(job.asked):
         if name not in takes:
             raise ValueError(f"--{name}: a {pipeline} takes no {name}; leave it out.")
+    is_distilled = any(part.config.get("guidance_embeds") for part in job.facts.transformers.values())
+    if job.layout.cfg_size > 1 and is_distilled and "negative_prompt" not in takes:
+        raise ValueError(
+            f"guidance parallelism shares two branches between two ranks, and {job.model} is guidance-distilled: a "
+            f"{pipeline} has no second one; use these ranks otherwise: ulysses, or data for two pictures at once"
+        )
     if job.layout.cfg_size > 1 and job.prompt is not None:
         check_two_branches(job.call, takes, pipeline)
     return takes
@@ -87,12 +69,18 @@ def run(job: BatchJob, world: World, takes: Container[str], store: Any) -> int:
     with kept_log(job, world):
         tell_job(job, console, device)
         manifest = prepare_folder(order, work) if first else None
-        pipe = load(job, dtype, device)
-        if manifest is None:
-            draw_all(order, work, pipe)
-            return 0
-        tally = keep_books(order, work, pipe, manifest, console)
+        with shared_folder(order.folder, work, world.rank, others(world)):
+            pipe = load(job, dtype, device)
+            if manifest is None:
+                draw_all(order, work, pipe)
+                return 0
+            tally = keep_books(order, work, pipe, manifest, console)
         return tell_end(order, tally, manifest)
+
+
+def others(world: World) -> list[int]:
+    """The first rank of each machine but that of rank 0."""
+    return list(range(world.ranks_here, world.size, world.ranks_here))
 
 
 def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
@@ -119,10 +107,8 @@ def order_of(job: BatchJob, takes: Container[str], dtype: torch.dtype) -> Order:
 
 def lossy(job: BatchJob) -> str:
     """What makes other pictures than one process draws, so that none of them is taken for one of those."""
-    stages, cached = job.layout, " cache" if job.optimizations.cache else ""
-    if stages.pp_size == 1 or stages.patches == 1:
-        return cached
-    return f"{cached} patches {stages.patches} after {stages.warmup_steps}"
+    cached = " cache" if job.optimizations.cache else ""
+    return cached + (f" patches {job.layout.patches} after {job.layout.warmup_steps}" if job.layout.is_lossy else "")
 
 
 def rows_of(job: BatchJob) -> Iterator[GoodRow | BadRow]:

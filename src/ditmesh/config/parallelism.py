@@ -78,6 +78,11 @@ class ParallelismConfig:
         """Into how many patches the sequence is cut after the warm-up."""
         return self.num_pipeline_patch or self.pp_size
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether results differ from those of one process by more than rounding: patches see some of the last step."""
+        return self.patches > 1
+
     def _check_size(self, name: str) -> None:
         size = vars(self)[name]
         if size is None:

@@ -1,6 +1,6 @@
 """Bria FIBO: FLUX.1 blocks that take half of the text from another layer of the text encoder each."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention, single_stream
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, double_stream, single_stream
 
 _TEXT = "half of the text's channels are replaced by those of the next layer of the text encoder"
 
@@ -12,11 +12,7 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", between=_TEXT),
     ),
     tp_plan={
-        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        **joint_attention("transformer_blocks.*.attn"),
-        **feed_forward("transformer_blocks.*.ff"),
-        **feed_forward("transformer_blocks.*.ff_context"),
+        **double_stream("transformer_blocks.*"),
         "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
         "single_transformer_blocks.*.attn": "heads",
         **single_stream("single_transformer_blocks.*"),

@@ -21,4 +21,5 @@ SPEC = ModelSpec(
         "proj_out": Gather(1),
     },
     attention={"transformer_blocks.*.attn1": Attention("GlmImageAttnProcessor", ("text", "image"))},
+    memories={"kv_caches": lambda caches: caches[0].mode == "write"},  # once, with the pictures to edit
 )

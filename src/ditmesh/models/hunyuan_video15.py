@@ -1,17 +1,13 @@
 """HunyuanVideo-1.5: double-stream blocks; text, glyphs and image embeddings share one padded stream."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, double_stream
 
 SPEC = ModelSpec(
     transformer="HunyuanVideo15Transformer3DModel",
     title="HunyuanVideo-1.5",
     blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
     tp_plan={
-        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        **joint_attention("transformer_blocks.*.attn"),
-        **feed_forward("transformer_blocks.*.ff"),
-        **feed_forward("transformer_blocks.*.ff_context"),
+        **double_stream("transformer_blocks.*"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """LongCat-Image: double- and single-stream blocks like FLUX.1."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, feed_forward, joint_attention, single_stream
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, double_stream, single_stream
 
 SPEC = ModelSpec(
     transformer="LongCatImageTransformer2DModel",
@@ -10,11 +10,7 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
     ),
     tp_plan={
-        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        **joint_attention("transformer_blocks.*.attn"),
-        **feed_forward("transformer_blocks.*.ff"),
-        **feed_forward("transformer_blocks.*.ff_context"),
+        **double_stream("transformer_blocks.*"),
         "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
         "single_transformer_blocks.*.attn": "heads",
         **single_stream("single_transformer_blocks.*"),

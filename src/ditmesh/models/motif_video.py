@@ -1,16 +1,6 @@
 """Motif-Video: HunyuanVideo-like blocks, some of which attend to the text once more."""
 
-from ditmesh.spec import (
-    Attention,
-    Blocks,
-    Gather,
-    ModelSpec,
-    Split,
-    attention,
-    feed_forward,
-    joint_attention,
-    single_stream,
-)
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, double_stream, single_stream
 
 SPEC = ModelSpec(
     transformer="MotifVideoTransformer3DModel",
@@ -20,11 +10,7 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
     ),
     tp_plan={
-        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
-        **joint_attention("transformer_blocks.*.attn"),
-        **feed_forward("transformer_blocks.*.ff"),
-        **feed_forward("transformer_blocks.*.ff_context"),
+        **double_stream("transformer_blocks.*"),
         "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
         "single_transformer_blocks.*.attn": "heads",
         **single_stream("single_transformer_blocks.*"),

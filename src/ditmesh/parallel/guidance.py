@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -56,15 +58,19 @@ class Guidance:
 
     Attributes:
         request: the one under way.
+        is_distilled: the model takes the scale of guidance as an input.
         in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
-    def __init__(self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any]):
+    def __init__(
+        self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any], is_distilled: bool
+    ):
         self.title, self.names, self.mesh, self.run = spec.title, names, mesh, run
+        self.is_distilled = is_distilled
         root = spec.cp_plan.get("", {})
         assert not isinstance(root, Split)
         self.cuts = root if isinstance(root, dict) else {}
-        self.batch_dims = spec.batch_dims
+        self.batch_dims, self.memories = spec.batch_dims, spec.memories
         self.forms: dict[Any, Any] = {}
         self.request = Request()
         self.in_halves = False
@@ -77,22 +83,25 @@ class Guidance:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = tree_map(plain, bind(self.names, args, kwargs))
-        self._check_memory(bound)
+        memories = {name: x for name, x in bound.items() if "cache" in name and x is not None}
+        if self._fills(memories):
+            return self.run(**bound)
         key = _form_of(bound)
         pair = self.request.pair
         if pair is not None and not pair.settled:
             return self._second(pair, key, bound)
         if key not in self.in_one_batch:
-            self.in_one_batch[key] = self._is_doubled(bound.get(self.names[0]))
+            self.in_one_batch[key] = not memories and self._is_doubled(bound.get(self.names[0]))
         return self._half(bound) if self.in_one_batch[key] else self._first(key, bound)
 
-    def _check_memory(self, bound: dict[str, Any]) -> None:
-        for name, value in bound.items():
-            if "cache" in name and value is not None:
-                raise ValueError(
-                    f"cfg_size=2: this request of {self.title} keeps keys and values from call to call ({name}), and "
-                    f"a rank would miss what the calls of the other branch keep. Use these ranks otherwise: tp_size=2."
-                )
+    def _fills(self, memories: dict[str, Any]) -> bool:
+        """Whether a call keeps keys and values for later ones: no branch of a step, so that every rank runs it."""
+        for name in memories.keys() - self.memories.keys():
+            raise ValueError(
+                f"cfg_size=2: this request of {self.title} keeps keys and values from call to call ({name}), and "
+                f"a rank would miss what the calls of the other branch keep. Use these ranks otherwise: tp_size=2."
+            )
+        return any(self.memories[name](x) for name, x in memories.items())
 
     def _half(self, bound: dict[str, Any]) -> Any:
         """Both branches in one batch."""
@@ -188,10 +197,11 @@ class Guidance:
         self.in_one_batch.clear()  # the next step may have its two in one batch
         if not self.request.completed and not self.request.expects_two():
             self.request.pair = None
+            why = ": its guidance is distilled, and guidance_scale is an input of it" if self.is_distilled else ""
             raise ValueError(
-                f"cfg_size=2: this request runs {self.title} once a step, so there is no second branch to share out. "
-                f"Ask for one (a negative prompt, with true_cfg_scale or guidance_scale above 1 where the model has "
-                f"them), or use these ranks otherwise: ulysses_size=2, or dp_size=2 for two pictures at once."
+                f"cfg_size=2: this request runs {self.title} once a step, so there is no second branch to share "
+                f"out{why}. Ask for one (a negative prompt, with true_cfg_scale or guidance_scale above 1 where the "
+                f"model has them), or use these ranks otherwise: ulysses_size=2, or dp_size=2 for two pictures at once."
             )
         logging.getLogger("ditmesh").info("a step of %s has one branch; its second rank waits", self.title)
 
@@ -242,7 +252,9 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
         mesh: the two ranks.
         undo: takes what takes each change back.
     """
-    guidance = Guidance(spec, argument_names(model), mesh, model._compiled_call_impl or model._call_impl)
+    is_distilled = isinstance(model, ConfigMixin) and bool(model.config.get("guidance_embeds"))
+    run = model._compiled_call_impl or model._call_impl
+    guidance = Guidance(spec, argument_names(model), mesh, run, is_distilled)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return guidance(*args, **kwargs)
@@ -257,7 +269,10 @@ def watch_guidance(pipe: Any, guidances: Sequence[Guidance], undo: ExitStack) ->
     """Let a pipeline's progress bar begin the requests, and its own word tell whether they have two branches."""
     progress_bar = pipe.progress_bar
     request = Request()
-    if "do_classifier_free_guidance" in dir(type(pipe)):
+    guiders = [part.config for part in pipe.components.values() if isinstance(part, BaseGuidance)]
+    if guiders:
+        request.expects_two = lambda: any(x.get("start", 0) > 0 and x.get("guidance_scale", 1) > 1 for x in guiders)
+    elif "do_classifier_free_guidance" in dir(type(pipe)):
         request.expects_two = lambda: bool(pipe.do_classifier_free_guidance)
     for guidance in guidances:
         guidance.request = request

@@ -27,58 +27,26 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ditmesh.attention.patches import Patches
-from ditmesh.collectives import Transfer, all_reduce, broadcast
-from ditmesh.mesh import forward_mesh, lanes
+from ditmesh.collectives import all_reduce
+from ditmesh.mesh import forward_mesh
 from ditmesh.modules import argument_names, bind, override
+from ditmesh.parallel.lane import Lane
 from ditmesh.parallel.pipefusion import PipeFusion, Step
 from ditmesh.parallel.promise import Later, Promise, bare, plain, same
-from ditmesh.parallel.way import Trial, Way, find_way, flags, has_many_times, is_local, options, step_patch, tensors
+from ditmesh.parallel.way import (
+    Trial,
+    Way,
+    copied,
+    find_way,
+    flags,
+    has_many_times,
+    instead,
+    is_local,
+    options,
+    step_patch,
+    tensors,
+)
 from ditmesh.spec import ModelSpec
-
-
-class Lane:
-    """The way of the latents' patches from the last stage to the first."""
-
-    def __init__(self, mesh: DeviceMesh):
-        self.stages, self.group = mesh["pp"], lanes(mesh)[1]
-        rank, self.last = self.stages.get_local_rank(), self.stages.size() - 1
-        self.is_first, self.is_last = rank == 0, rank == self.last
-        self.arriving: dict[int, Transfer] = {}
-        self.leaving: list[Transfer] = []
-
-    def send(self, x: Tensor) -> None:
-        """The last stage has made a patch."""
-        if x.numel():
-            self.leaving.append(Transfer(x.contiguous(), self.group, to=0))
-
-    def expect(self, patches: list[Tensor]) -> None:
-        """The first stage will need patches like these."""
-        for patch, x in enumerate(patches):
-            if x.numel():
-                empty = torch.empty_like(x, memory_format=torch.contiguous_format)
-                self.arriving[patch] = Transfer(empty, self.group, source=self.last)
-
-    def take(self, patch: int, into: Tensor) -> None:
-        """The first stage begins a patch."""
-        if patch in self.arriving:
-            into.copy_(self.arriving.pop(patch).wait())
-
-    def finish(self, first: int | None = None) -> None:
-        """Wait until what was sent has arrived, or the first few patches of it."""
-        for transfer in self.leaving[:first]:
-            transfer.wait()
-        del self.leaving[:first]
-
-    def clear(self) -> None:
-        """What is on its way is not needed."""
-        for transfer in self.arriving.values():
-            transfer.wait()
-        self.arriving = {}
-        self.finish()
-
-    def share(self, x: Tensor) -> None:
-        """All ranks take what the last stage has of a whole tensor."""
-        broadcast(x, self.last, self.stages)
 
 
 @dataclass
@@ -97,6 +65,7 @@ class Overlap:
     Attributes:
         way: that of the request under way, if its stages may overlap.
         shown: the last step of its warm-up, and what that returned.
+        trial: what that step showed, until the next one begins: a way, and whether patches can go it on this rank.
         waiting: the step that is to run.
         latents: those promised last.
         promises: all of the request, as long as somebody has them, and their forms.
@@ -118,6 +87,7 @@ class Overlap:
         self.settle()
         self.way: Way | None = None
         self.shown: tuple[Step, Any] | None = None
+        self.trial: tuple[Step, Way, bool, Later] | None = None
 
     def settle(self) -> None:
         """Keep all promises that somebody has, as long as the ranks are together; the last stage knows which."""
@@ -157,8 +127,10 @@ class Overlap:
         """The transformer is called: run it, or promise to."""
         if self.waiting is not None:
             self.waiting.output.settle()
-        given, way = bind(self.call_names, args, kwargs), self.way
-        step = self.fusion.begin((), given)
+        given = bind(self.call_names, args, kwargs)
+        if self.trial is not None:
+            self._judge(given)
+        step, way = self.fusion.begin((), given), self.way
         if way is None or not step.patched or flags(given) != way.flags or way.latents not in given:
             step.kwargs = {name: _kept(x) for name, x in given.items()}
             output = step.now()
@@ -168,11 +140,11 @@ class Overlap:
         flows = self.latents is not None and self.latents.is_promised(latents)
         latents = bare(latents) if flows else plain(latents)
         # Copies, since the step runs later than it was asked for.
-        step.kwargs = {name: _copied(_kept(x)) for name, x in given.items()}
+        step.kwargs = {name: copied(_kept(x)) for name, x in given.items()}
         step.kwargs[way.latents] = latents if flows else latents.clone()
         [like] = tensors(way.output)
         self.waiting = Waiting(way, step, self._promise(like), latents)
-        return _instead(like, self.waiting.output.promise(), way.output)
+        return instead(like, self.waiting.output.promise(), way.output)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """The scheduler is to step."""
@@ -186,15 +158,21 @@ class Overlap:
             return self.stock(**given)
         trial = Trial(self.scheduler, given, way)
         result = self.stock(**given)
-        if not self._is_over():
-            self.way = way if self._agree(shown[0], way, trial.equals(result)) else None
-        return result
+        if self._is_over() or len(tensors(result)) != 1:
+            return result
+        [made] = tensors(result)
+        watched = Later(made, lambda memory: None)  # the numbers are there; who reads them shows that he does
+        self.trial = shown[0], way, trial.equals(result), watched
+        return instead(made, watched.promise(), result)
 
-    def _agree(self, step: Step, way: Way, holds: bool) -> bool:
-        """Whether a patch can go its way alone as far as every rank sees, each its own part of it."""
+    def _judge(self, given: dict[str, Any]) -> None:
+        """Overlap from now on if patches can go their way alone as far as every rank sees, and none reads latents."""
+        assert self.trial is not None
+        (step, way, holds, watched), self.trial = self.trial, None
+        holds &= watched.is_promised(given.get(way.latents))
         holds &= is_local(step, way, self.patches, self.lane.is_first, self.lane.is_last)
         against = torch.tensor([not holds], dtype=torch.int32, device=step.kwargs[way.latents].device)
-        return not all_reduce(against, self.everyone).item()
+        self.way = None if all_reduce(against, self.everyone).item() else way
 
     def _is_over(self) -> bool:
         index = self.scheduler.step_index
@@ -231,10 +209,10 @@ class Overlap:
         self.latents = following
         if is_over:  # whoever wants the picture may be alone
             following.settle()
-            return _instead(token, following.memory, result)
+            return instead(token, following.memory, result)
         if self.lane.is_first:
             self.lane.expect([way.cut(following.memory, patch) for patch in range(len(way.rows))])
-        return _instead(token, following.promise(), result)
+        return instead(token, following.promise(), result)
 
 
 class Rerouted:
@@ -284,13 +262,3 @@ def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: DeviceMe
 def _kept(x: Any) -> Any:
     """An argument with the numbers of every promise in it."""
     return tree_map(plain, x) if any(isinstance(leaf, Promise) for leaf in tree_leaves(x)) else x
-
-
-def _copied(x: Any) -> Any:
-    """An argument whose tensors nobody else writes to."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, x)
-
-
-def _instead(token: Tensor, x: Tensor, tree: Any) -> Any:
-    """What a call returns, with another tensor."""
-    return tree_map(lambda leaf: x if leaf is token else leaf, tree)

@@ -94,6 +94,16 @@ def tensors(tree: Any) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
+def copied(x: Any) -> Any:
+    """An argument whose tensors nobody else writes to."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, x)
+
+
+def instead(token: Tensor, x: Tensor, tree: Any) -> Any:
+    """What a call returns, with another tensor."""
+    return tree_map(lambda leaf: x if leaf is token else leaf, tree)
+
+
 class Trial:
     """A scheduler's step of the whole latents, and of each patch by a scheduler of its own."""
 

@@ -73,12 +73,6 @@ def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, c
             f"{f' ({why})' if why else ''}; {f'use at most {blocks}, or ' if blocks else ''}{instead}"
         )
     patches = f"num_pipeline_patch={parallelism.patches}"
-    if parallelism.patches > 1 and parallelism.ring_size * parallelism.ulysses_size > 1:
-        raise ValueError(
-            f"{patches} cuts the sequence in time, and ring_size={parallelism.ring_size} with "
-            f"ulysses_size={parallelism.ulysses_size} over ranks; both at once are not built. Put these ranks into "
-            f"pp_size or tp_size, or pass num_pipeline_patch=1 to run every step whole."
-        )
     if parallelism.patches > 1 and not in_pipeline:
         raise ValueError(
             f"{patches}: patches remember keys and values of the step before, and a transformer alone cannot tell "
