@@ -69,7 +69,7 @@ class Pipe:
 
 
 def reads(pipe: Pipe) -> None:
-    pipe.after = lambda i, x: reads_it(x)
+    pipe.after = lambda i, x: x if x.mean().isfinite() else -x
 
 
 def reads_once(pipe: Pipe) -> None:
@@ -77,12 +77,8 @@ def reads_once(pipe: Pipe) -> None:
 
 
 def one_rank_reads(pipe: Pipe) -> None:
-    """As a callback that only one rank was given."""
-    pipe.after = lambda i, x: x if dist.is_initialized() and dist.get_rank() else reads_it(x)
-
-
-def reads_it(x: Tensor) -> Tensor:
-    return x if x.mean().isfinite() else -x
+    """As a callback does that only one rank was given."""
+    pipe.after = lambda i, x: x if dist.is_initialized() and dist.get_rank() else x.neg().neg()
 
 
 def changes(pipe: Pipe) -> None:
@@ -124,8 +120,8 @@ def stops(pipe: Pipe) -> None:
     pipe.end = 3
 
 
-HABITS = {habit.__name__: habit for habit in
-          (reads, reads_once, one_rank_reads, changes, writes, writes_before, scales, looks_back, views, stops)}  # fmt: skip
+BESIDE = (reads, reads_once, one_rank_reads, changes, writes, writes_before, scales, looks_back, views, stops)
+HABITS = {habit.__name__: habit for habit in BESIDE}
 
 
 def given(name: str, seed: int) -> tuple[nn.Module, Inputs]:
