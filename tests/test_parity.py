@@ -17,7 +17,7 @@ LAYOUTS = [
     "ring2.ulysses2.tp2",
 ]  # fmt: skip
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-# Every layout, shape and dtype on these; every strategy and the hybrids on all the others.
+# Every layout and shape on these; every strategy and the hybrids on all the others.
 THOROUGH = ("flux", "flux2", "qwen_image", "wan")
 SPREAD = [
     ("tp2", "odd", torch.float32), ("ulysses3", "odd", torch.float32), ("ring3", "odd", torch.float64),
@@ -51,11 +51,12 @@ def test_every_sheet_has_a_case() -> None:
     assert {type(build(name, SHAPES["odd"], torch.float32)[0]).__name__ for name in CASES} == set(SPECS)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in THOROUGH for shape in shapes_of(name)])
-def test_parallel_equals_serial(ranks: Ranks, name: str, shape: str, layout: str, dtype: torch.dtype) -> None:
-    check(ranks, name, layout, shape, dtype)
+def test_parallel_equals_serial(ranks: Ranks, name: str, shape: str, layout: str) -> None:
+    check(ranks, name, layout, shape, torch.float64)
+    if shape in ("odd", "masked"):
+        check(ranks, name, layout, shape, torch.float32)
 
 
 @pytest.mark.parametrize(("layout", "shape", "dtype"), SPREAD)
@@ -65,9 +66,13 @@ def test_every_sheet_equals_serial(ranks: Ranks, name: str, layout: str, shape: 
         check(ranks, name, layout, shape, dtype)
 
 
+# Weights and sequences are cut for each; the next variant has the other two.
+IN_TURN = [(("tp2", "odd"), ("ring3", "odd")), (("ulysses2", "batch2"), ("ring2.ulysses2.tp2", "odd"))]
+VARIANTS = [f"{name}:{variant}" for name in CASES for variant in variants(name)]
+
+
 @pytest.mark.parametrize(
-    ("layout", "shape"), [("tp2", "odd"), ("ulysses2", "batch2"), ("ring3", "odd"), ("ring2.ulysses2.tp2", "odd")]
+    ("name", "layout", "shape"), [(name, *how) for i, name in enumerate(VARIANTS) for how in IN_TURN[i % 2]]
 )
-@pytest.mark.parametrize("name", [f"{name}:{variant}" for name in CASES for variant in variants(name)])
 def test_variants_equal_serial(ranks: Ranks, name: str, layout: str, shape: str) -> None:
     check(ranks, name, layout, shape, torch.float32)
