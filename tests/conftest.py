@@ -20,10 +20,16 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
+def pool() -> Iterator[Ranks]:
     pool = Ranks()
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def ranks(pool: Ranks) -> Iterator[Ranks]:
+    yield pool
+    pool.rest()
 
 
 @pytest.fixture

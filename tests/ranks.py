@@ -1,4 +1,4 @@
-"""A pool of gloo ranks that lives as long as the test session: torch is imported once, then a case costs little."""
+"""A pool of gloo ranks for a file of tests: torch is imported once, then a case costs little."""
 
 import importlib
 import multiprocessing as mp
@@ -80,10 +80,13 @@ class Ranks:
             process.join()
             connection.close()
 
-    def close(self) -> None:
-        """Kill all ranks."""
+    def rest(self) -> None:
+        """Kill all ranks: gloo has threads for every group that was made, which poll as long as it lives."""
         for world in list(self._teams):
             self._end(world)
+
+    def close(self) -> None:
+        self.rest()
         self._folder.cleanup()
 
 

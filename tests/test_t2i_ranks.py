@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ditmesh
 from tests.factory import SMALL, draw, failing, manifest, parse, pictures, ranks_of, rows_file, wait_for, whole_records
 from tests.tiny import tiny_path
 
 PAGE = (Path(__file__).parents[1] / "docs" / "batch.md").read_text("utf-8")
+DEMO = Path(ditmesh.__file__).parent / "demo_model"
 PROMPTS = ["a red dog", "a cat, asleep", "two birds on a wire"]
 
 
@@ -67,8 +69,10 @@ LAYOUT = ("--num_gpus", "--batch_size", "--backend", "--ulysses_degree", "--nnod
 
 
 @pytest.mark.parametrize("command", commands(), ids=name_of)
-def test_every_command_of_the_page_draws_what_one_process_draws(ranks, folder, flux, command):
+def test_every_command_of_the_page_draws_what_one_process_draws(ranks, folder, monkeypatch, command):
     environment, arguments = command
+    flux = str(DEMO)
+    monkeypatch.setenv("FLUX_DIR", flux)
     job, _ = parse(arguments, environment)
     if job.layout.world_size > 8 or job.meeting.nodes > 1:
         return  # the layout is right; so many ranks are for a larger machine
