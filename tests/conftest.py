@@ -13,6 +13,7 @@ from hypothesis import settings
 from transformers.utils import logging as transformers_logging
 
 from tests.ranks import Ranks
+from tests.tiny import tiny_path
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # tests never time: a busy machine is no failure
@@ -30,6 +31,12 @@ def pool() -> Iterator[Ranks]:
 def ranks(pool: Ranks) -> Iterator[Ranks]:
     yield pool
     pool.rest()
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny FLUX.1."""
+    return str(tiny_path("flux", tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ from tests.tiny import tiny_path
 SMALL = ["--height", "48", "--width", "80", "--steps", "2", "--warmup", "0"]
 
 
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory):
-    return str(tiny_path("flux", tmp_path_factory.mktemp("tiny")))
-
-
 def run(folder, *command: str) -> tuple[list[str], str]:
     """Run a command in a folder, which must end well; the lines on stdout, and stderr."""
     environment = os.environ | {"COLUMNS": "80"}

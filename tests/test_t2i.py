@@ -8,12 +8,7 @@ from ditmesh import ParallelismConfig
 from ditmesh.cli import main
 from ditmesh.cli.degrees import choose_degrees, is_on
 from ditmesh.config import AXES, describe_groups, rank_groups, replicas
-from tests.tiny import tiny_path
-
-
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory):
-    return str(tiny_path("flux", tmp_path_factory.mktemp("tiny")))
+from tests.factory import parse
 
 
 @pytest.fixture
@@ -105,3 +100,10 @@ def test_groups_are_those_of_the_mesh():
         "guidance, a branch each (cfg2): ranks 0, 2; ranks 1, 3; ranks 4, 6; ranks 5, 7",
         "Ulysses, heads exchanged (ulysses2): ranks 0-1; ranks 2-3; ranks 4-5; ranks 6-7",
     ]
+
+
+def test_degrees_that_the_other_backend_does_not_use_are_named(folder):
+    arguments = ["--model_name", "FLUX.1-dev", "--prompt", "x", "--num_gpus", "2", "--backend", "diffusers"]
+    job, _ = parse(arguments, {"DG_XDIT_RING_DEGREE": "2"})
+    assert str(job.layout) == "dp2"
+    assert [note for note in job.notes if "DG_XDIT_RING_DEGREE is not used" in note]

@@ -40,11 +40,6 @@ def name_of(command) -> str:
     return " ".join([*(name.removeprefix("DG_XDIT_") for name in exported), *arguments[-2:]])
 
 
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory):
-    return str(tiny_path("flux", tmp_path_factory.mktemp("tiny")))
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch, flux):
     """An empty folder with prompt files in it, and the model where the short names look for it."""

@@ -15,6 +15,7 @@ from ditmesh.launch import describe, launch, speak_once
 
 MODULE = "ditmesh.generate"
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
+FAILED = 1
 
 
 @takes(Options)
@@ -53,6 +54,18 @@ def refusals(world: World) -> Iterator[None]:
         raise typer.Exit(WRONG_INPUT) from error
 
 
+@contextmanager
+def failures(world: World) -> Iterator[None]:
+    """Of one process, tell in one line what a user can cause; of many ranks, their launcher tells."""
+    try:
+        yield
+    except ValueError as error:
+        if world.size > 1:
+            raise
+        print(f"Error: {describe(error)}", file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+
+
 def start_ranks(job: Job, world: World, arguments: Sequence[str]) -> int:
     from ditmesh.cli.devices import check_devices
 
@@ -74,10 +87,5 @@ def be_a_rank(job: Job, world: World) -> int:
         check_devices(job, world.ranks_here)
         job = check_job(job)
     keep_quiet(world.rank == 0)
-    try:
+    with failures(world):
         return run(job, world)
-    except ValueError as error:
-        if world.size > 1:
-            raise
-        print(f"Error: {describe(error)}", file=sys.stderr)
-        return 1

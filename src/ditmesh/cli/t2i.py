@@ -8,15 +8,14 @@ from typing import Any
 import typer
 
 from ditmesh.cli.flags import takes
-from ditmesh.cli.generate import refusals
+from ditmesh.cli.generate import FAILED, failures, refusals
 from ditmesh.cli.job import World
 from ditmesh.cli.t2i_job import BatchJob, prepare
 from ditmesh.cli.t2i_options import BatchOptions
-from ditmesh.launch import describe, launch, speak_once
+from ditmesh.launch import launch, speak_once
 from ditmesh.machines import Nodes
 
 MODULE, VERB = "ditmesh", "t2i"
-FAILED = 1
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -86,12 +85,7 @@ def be_a_rank(job: BatchJob, world: World) -> int:
         check_devices(job, world.ranks_here)
         takes = check_call(job)
     keep_quiet(world.rank == 0)
-    try:
+    with failures(world):
         code = run(job, world, takes, job_store())
         leave_ranks()
         return code
-    except ValueError as error:
-        if world.size > 1:
-            raise
-        print(f"Error: {describe(error)}", file=sys.stderr)
-        return FAILED

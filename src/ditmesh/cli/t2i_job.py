@@ -8,7 +8,7 @@ from typing import Any
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.call import default_arguments
-from ditmesh.cli.degrees import DEBUG, choose_degrees, is_on
+from ditmesh.cli.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.example import Example
 from ditmesh.cli.examples.pictures import PICTURES
@@ -90,6 +90,8 @@ def prepare(options: BatchOptions, world: World, environment: Mapping[str, str] 
     check_folder(options.output_dir)
     if layout.dp_size > 1 and options.data_parallel_degree is None and options.num_gpus is not None:
         notes.append(f"{options.num_gpus} ranks make the layout {layout}")
+    if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):
+        notes.append(f"--backend diffusers splits no picture, so that {', '.join(unused)} is not used")
     call = {name: value for name, value in default_arguments(example).items() if name != "prompt"} | asked
     return BatchJob(
         options=options,
