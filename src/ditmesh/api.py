@@ -20,7 +20,7 @@ from ditmesh.attention.sequence import Sequence
 from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh
+from ditmesh.mesh import build_mesh, forward_mesh, leave_ranks, replica_mesh
 from ditmesh.modules import chain, check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
@@ -45,6 +45,7 @@ __all__ = [
     "disable_cache",
     "enable_cache",
     "job_store",
+    "leave_ranks",
     "refresh_context",
     "strify",
     "summary",

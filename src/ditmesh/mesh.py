@@ -1,5 +1,6 @@
 """Turn a layout into a DeviceMesh whose axes are dp, cfg, pp, ring, ulysses and tp, outer to inner."""
 
+import gc
 from functools import cache
 from typing import Any
 
@@ -50,3 +51,17 @@ def lanes(mesh: DeviceMesh) -> tuple[Any, Any]:
 def sequence_mesh(mesh: DeviceMesh) -> DeviceMesh:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
     return mesh["ring", "ulysses"]._flatten("sequence")
+
+
+def leave_ranks() -> None:
+    """End the process group, if there is one; pipelines that were spread over its ranks must not be in use any more.
+
+    A group's threads end when nothing refers to it. One that is alive when the interpreter ends may have to free a
+    tensor then, and a thread that asks for the interpreter's lock so late ends the process with SIGABRT.
+    """
+    if not dist.is_initialized():
+        return
+    dist.destroy_process_group()
+    for meshes in (_mesh, replica_mesh, forward_mesh, lanes, sequence_mesh):
+        meshes.cache_clear()
+    gc.collect()

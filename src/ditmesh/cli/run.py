@@ -10,6 +10,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 import ditmesh
+from ditmesh.api import leave_ranks
 from ditmesh.cli import output, summary, verify
 from ditmesh.cli.devices import device_of, name_of
 from ditmesh.cli.drawn import Drawn, timed, warmed
@@ -49,6 +50,8 @@ def run(job: Job, world: World) -> int:
     result = drawn[-1][1]
     ranks = gather(peaks.peaks) if peaks else []
     lossy = lossy_tag(pipe, job, first)
+    if dist.is_initialized():
+        dist.barrier()  # what rank 0 does from here on, no other rank has to wait for
     del pipe
     leave_ranks()
     if not first:
@@ -85,13 +88,6 @@ def gather(mine: dict[str, int]) -> list[dict[str, int]]:
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, mine)
     return ranks
-
-
-def leave_ranks() -> None:
-    """End the work that is shared: what rank 0 does from here on, no other rank has to wait for."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 def verify_run(

@@ -77,9 +77,9 @@ def be_a_rank(job: BatchJob, world: World) -> int:
 
     speak_once()
     quiet_imports()
-    from ditmesh.api import job_store
+    from ditmesh.api import job_store, leave_ranks
     from ditmesh.cli.t2i_checks import check_devices
-    from ditmesh.cli.t2i_run import check_call, leave_ranks, run
+    from ditmesh.cli.t2i_run import check_call, run
 
     with refusals(world):
         check_devices(job, world.ranks_here)

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 
 import ditmesh
@@ -208,9 +207,3 @@ def tell_end(order: Order, tally: Tally, manifest: Manifest) -> int:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def leave_ranks() -> None:
-    """Nothing is shared any more."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
