@@ -2,6 +2,8 @@
 
 import importlib
 import multiprocessing as mp
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -39,10 +41,18 @@ class Ranks:
         """``function(*args, **kwargs)`` on ranks 0 .. world - 1 of one process group; it is found by its name there."""
         if world not in self._teams:
             self._start(world)
+        self._signal(world, signal.SIGCONT)
         connections = [connection for _, connection in self._teams[world]]
         for connection in connections:
             connection.send((function.__module__, function.__qualname__, args, kwargs))
-        return self._collect(world, connections)
+        answers = self._collect(world, connections)
+        self._signal(world, signal.SIGSTOP)
+        return answers
+
+    def _signal(self, world: int, number: signal.Signals) -> None:
+        """Let a team sleep between its cases: gloo has threads for every group that was made, which poll."""
+        for process, _ in self._teams[world]:
+            os.kill(process.pid, number)
 
     def _start(self, world: int) -> None:
         self._started += 1
@@ -81,7 +91,7 @@ class Ranks:
             connection.close()
 
     def rest(self) -> None:
-        """Kill all ranks: gloo has threads for every group that was made, which poll as long as it lives."""
+        """Kill all ranks, and what groups they made with them."""
         for world in list(self._teams):
             self._end(world)
 
