@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.api import leave_ranks
+from ditmesh.config import AXES
+from ditmesh.mesh import build_mesh, forward_mesh, replica_mesh, sequence_mesh
 from tests.ranks import Ranks
 from tests.transformers import SHAPES, build, forward
 
@@ -36,3 +39,29 @@ def test_no_thread_of_gloo_outlives_the_ranks(ranks: Ranks, sizes: dict[str, int
     for before, after in outcomes:
         assert before
         assert not after
+
+
+def groups_of(layout: str) -> dict[str, list[int]]:
+    mesh = build_mesh(ParallelismConfig.parse(layout), "cpu")
+    along = {axis: mesh[axis] for axis in AXES}
+    along |= {"sequence": sequence_mesh(mesh), "forward": forward_mesh(mesh), "replica": replica_mesh(mesh)}
+    distinct = len({id(one.get_group()) for one in along.values()})
+    return {name: dist.get_process_group_ranks(one.get_group()) for name, one in along.items()} | {"": [distinct]}
+
+
+@pytest.mark.parametrize(
+    ("layout", "rank", "want", "distinct"),
+    [
+        # tp is innermost and dp outermost; groups of the same ranks are one, among them those of a rank alone.
+        ("dp2.ulysses2.tp2", 5, {"tp": [4, 5], "ulysses": [5, 7], "dp": [1, 5], "forward": [4, 5, 6, 7]}, 5),
+        ("ring2.ulysses2.tp2", 3, {"tp": [2, 3], "ulysses": [1, 3], "ring": [3, 7], "sequence": [1, 3, 5, 7]}, 6),
+        ("ulysses8", 6, {"ulysses": list(range(8)), "replica": list(range(8)), "ring": [6]}, 2),
+        ("cfg2.pp2.tp2", 6, {"cfg": [2, 6], "pp": [4, 6], "forward": [4, 5, 6, 7], "replica": list(range(8))}, 6),
+    ],
+)
+def test_groups_are_of_the_ranks_along_their_axes(
+    ranks: Ranks, layout: str, rank: int, want: dict[str, list[int]], distinct: int
+) -> None:
+    outcomes = ranks.run(groups_of, 8, layout)
+    assert {name: outcomes[rank][name] for name in want} == want
+    assert {tuple(found[""]) for found in outcomes} == {(distinct,)}

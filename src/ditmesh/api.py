@@ -20,7 +20,7 @@ from ditmesh.attention.sequence import Sequence
 from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.mesh import build_mesh, forward_mesh, leave_ranks, replica_mesh
+from ditmesh.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
 from ditmesh.modules import chain, check_present, expand
 from ditmesh.parallel.context import apply_context_parallel
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
@@ -170,7 +170,7 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
         check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
-def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: ExitStack) -> None:
+def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> None:
     """Every step, inside out."""
     sizes = plan.parallelism.sizes
     if mesh is not None and sizes["tp"] > 1:
@@ -187,14 +187,14 @@ def _apply(plan: Plan, caching: Caching | None, mesh: DeviceMesh | None, undo: E
         _share_extras(plan.extras, replica_mesh(mesh), undo)
 
 
-def _shard_weights(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
     for model, spec in plan.controlnets:
         check_own_blocks(model, spec, [transformer for transformer, _ in plan.transformers])
     for model, spec in plan.models:
         apply_tensor_parallel(model, spec, mesh["tp"], undo).around(plan.pipe, undo)
 
 
-def _sequences(plan: Plan, mesh: DeviceMesh | None) -> list[Sequence | None]:
+def _sequences(plan: Plan, mesh: Mesh | None) -> list[Sequence | None]:
     """What cuts the sequences of each model, over the ranks or in time as well; None if nothing does."""
     layout = plan.parallelism
     found: list[Sequence | None] = [None] * len(plan.models)
@@ -224,7 +224,7 @@ def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack)
             undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
-def _split_stages(plan: Plan, sequences: Listing[Sequence | None], mesh: DeviceMesh, undo: ExitStack) -> None:
+def _split_stages(plan: Plan, sequences: Listing[Sequence | None], mesh: Mesh, undo: ExitStack) -> None:
     fusions = []
     for (model, spec), sequence in zip(plan.transformers, sequences, strict=False):
         patches = sequence if isinstance(sequence, Patches) else None
@@ -236,7 +236,7 @@ def _split_stages(plan: Plan, sequences: Listing[Sequence | None], mesh: DeviceM
         apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, undo)
 
 
-def _share_guidance(plan: Plan, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _share_guidance(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
     guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
     for (model, _), guidance in zip(plan.transformers, guidances, strict=True):
         halve(model, lambda guidance=guidance: replica_mesh(mesh) if guidance.in_halves else None)
@@ -271,10 +271,10 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _mesh(parallelism: ParallelismConfig) -> DeviceMesh:
+def _mesh(parallelism: ParallelismConfig) -> Mesh:
     device_type = _device_type()
+    if device_type == "cuda" and not torch.cuda.is_initialized() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        if device_type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
     return build_mesh(parallelism, device_type)

@@ -1,6 +1,7 @@
-"""Turn a layout into a DeviceMesh whose axes are dp, cfg, pp, ring, ulysses and tp, outer to inner."""
+"""Turn a layout into the groups of ranks along its axes: dp, cfg, pp, ring, ulysses and tp, outer to inner."""
 
 import gc
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -11,46 +12,76 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.config import AXES, ParallelismConfig
 
 
-def build_mesh(parallelism: ParallelismConfig, device_type: str) -> DeviceMesh:
-    """The mesh of a layout over all ranks, which must be as many as the layout needs.
+@dataclass(frozen=True)
+class Mesh:
+    """All ranks of a job along the axes of a layout; ``mesh["tp"]`` are those of this rank's group of that axis.
 
-    Pipelines of one layout share a mesh: the communicators of a group cost threads on CPU and memory on a GPU.
+    Groups of the same ranks are one: a communicator costs threads on a CPU and memory on a GPU. For that reason this is
+    no DeviceMesh of many dimensions, which makes one for each axis, however many ranks it has.
     """
+
+    sizes: tuple[int, ...]
+    device_type: str
+
+    def __getitem__(self, axis: str) -> DeviceMesh:
+        return self.along(axis)
+
+    def along(self, *axes: str) -> DeviceMesh:
+        """The ranks that differ from this one along these axes alone, as one axis.
+
+        The first time, every rank has to ask for them, and for others in the same order.
+        """
+        return _groups(self.rows(*axes), self.device_type, dist.group.WORLD)
+
+    def rows(self, *axes: str) -> tuple[tuple[int, ...], ...]:
+        """The ranks of every group along these axes."""
+        inner = [AXES.index(axis) for axis in axes]
+        outer = [i for i in range(len(AXES)) if i not in inner]
+        ranks = torch.arange(dist.get_world_size()).reshape(self.sizes)
+        return tuple(map(tuple, ranks.permute(outer + inner).flatten(len(outer)).flatten(0, -2).tolist()))
+
+
+@cache
+def _groups(rows: tuple[tuple[int, ...], ...], device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
+    # Every rank makes every group.
+    groups: list[Any] = [world] if len(rows) == 1 else [dist.new_group(list(row)) for row in rows]
+    own = next(group for row, group in zip(rows, groups, strict=True) if dist.get_rank() in row)
+    return DeviceMesh.from_group(own, device_type)
+
+
+def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
+    """The mesh of a layout over all ranks, which must be as many as the layout needs."""
     assert dist.get_world_size() == parallelism.world_size, "check_layout compares them before"
-    return _mesh(tuple(parallelism.sizes.values()), device_type, dist.group.WORLD)
+    mesh = Mesh(tuple(parallelism.sizes.values()), device_type)
+    for axis in AXES:
+        mesh.along(axis)
+    return mesh
 
 
-@cache
-def _mesh(sizes: tuple[int, ...], device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
-    return DeviceMesh(device_type, torch.arange(world.size()).reshape(sizes), mesh_dim_names=AXES)
-
-
-@cache
-def replica_mesh(mesh: DeviceMesh) -> DeviceMesh:
+def replica_mesh(mesh: Mesh) -> DeviceMesh:
     """All ranks that make one picture together, as one axis."""
-    return mesh["cfg", "pp", "ring", "ulysses", "tp"]._flatten("replica")
+    return mesh.along("cfg", "pp", "ring", "ulysses", "tp")
 
 
-@cache
-def forward_mesh(mesh: DeviceMesh) -> DeviceMesh:
+def forward_mesh(mesh: Mesh) -> DeviceMesh:
     """The ranks that share one forward of the transformer, as one axis."""
-    return mesh["pp", "ring", "ulysses", "tp"]._flatten("forward")
+    return mesh.along("pp", "ring", "ulysses", "tp")
 
 
-@cache
-def lanes(mesh: DeviceMesh) -> tuple[Any, Any]:
-    """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
-    names = mesh.mesh_dim_names
-    assert names is not None
-    rows = mesh.mesh.movedim(names.index("pp"), -1).flatten(0, -2).tolist()
-    groups = [(row, (dist.new_group(row), dist.new_group(row))) for row in rows]  # every rank makes every group
-    return next(pair for row, pair in groups if dist.get_rank() in row)
-
-
-@cache
-def sequence_mesh(mesh: DeviceMesh) -> DeviceMesh:
+def sequence_mesh(mesh: Mesh) -> DeviceMesh:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
-    return mesh["ring", "ulysses"]._flatten("sequence")
+    return mesh.along("ring", "ulysses")
+
+
+def lanes(mesh: Mesh) -> tuple[Any, Any]:
+    """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
+    return _lanes(mesh.rows("pp"), dist.group.WORLD)
+
+
+@cache
+def _lanes(rows: tuple[tuple[int, ...], ...], world: dist.ProcessGroup) -> tuple[Any, Any]:
+    groups = [(row, (dist.new_group(list(row)), dist.new_group(list(row)))) for row in rows]
+    return next(pair for row, pair in groups if dist.get_rank() in row)
 
 
 def leave_ranks() -> None:
@@ -62,6 +93,6 @@ def leave_ranks() -> None:
     if not dist.is_initialized():
         return
     dist.destroy_process_group()
-    for meshes in (_mesh, replica_mesh, forward_mesh, lanes, sequence_mesh):
-        meshes.cache_clear()
+    _groups.cache_clear()
+    _lanes.cache_clear()
     gc.collect()

@@ -5,10 +5,9 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.collectives import all_gather, never_compiled, shard_sizes
-from ditmesh.mesh import sequence_mesh
+from ditmesh.mesh import Mesh, sequence_mesh
 
 Streams = tuple[str, ...]
 
@@ -24,7 +23,7 @@ class Sequence:
         why, product: the options that make it so, and what the number of shards is made of.
     """
 
-    mesh: DeviceMesh
+    mesh: Mesh
     lengths: dict[str, int] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     why: ClassVar[str] = "ring_size and ulysses_size"

@@ -2,16 +2,15 @@
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.collectives import Transfer, broadcast
-from ditmesh.mesh import lanes
+from ditmesh.mesh import Mesh, lanes
 
 
 class Lane:
     """One rank's end of it, or neither."""
 
-    def __init__(self, mesh: DeviceMesh):
+    def __init__(self, mesh: Mesh):
         self.stages, self.group = mesh["pp"], lanes(mesh)[1]
         rank, self.last = self.stages.get_local_rank(), self.stages.size() - 1
         self.is_first, self.is_last = rank == 0, rank == self.last

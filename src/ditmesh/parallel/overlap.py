@@ -23,12 +23,11 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ditmesh.attention.patches import Patches
 from ditmesh.collectives import all_reduce
-from ditmesh.mesh import forward_mesh
+from ditmesh.mesh import Mesh, forward_mesh
 from ditmesh.modules import argument_names, bind, override
 from ditmesh.parallel.lane import Lane
 from ditmesh.parallel.pipefusion import PipeFusion, Step
@@ -71,7 +70,7 @@ class Overlap:
         promises: all of the request, as long as somebody has them, and their forms.
     """
 
-    def __init__(self, fusion: PipeFusion, patches: Patches, spec: ModelSpec, scheduler: Any, mesh: DeviceMesh):
+    def __init__(self, fusion: PipeFusion, patches: Patches, spec: ModelSpec, scheduler: Any, mesh: Mesh):
         self.fusion, self.patches, self.spec = fusion, patches, spec
         self.scheduler, self.stock = scheduler, scheduler.step
         self.call_names = argument_names(fusion.model)
@@ -229,7 +228,7 @@ class Rerouted:
         return copy.deepcopy(self.stock, memo)
 
 
-def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> None:
+def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, undo: ExitStack) -> None:
     """Let stages overlap across steps wherever a request shows that they can; in place.
 
     Args:

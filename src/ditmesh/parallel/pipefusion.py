@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.attention.patches import Memory, Patches
 from ditmesh.collectives import Transfer, all_reduce, broadcast
-from ditmesh.mesh import lanes
+from ditmesh.mesh import Mesh, lanes
 from ditmesh.modules import Link, Streams, chain, check_present, expand, override
 from ditmesh.parallel.schedule import split_blocks
 from ditmesh.session import Branch, Session
@@ -37,7 +37,7 @@ Forms = dict[int, dict[str, Tensor]]
 class Neighbours:
     """The stages before and after this one, and what is under way between them."""
 
-    def __init__(self, mesh: DeviceMesh):
+    def __init__(self, mesh: Mesh):
         stage, (even, odd) = mesh["pp"].get_local_rank(), lanes(mesh)
         self.before, self.after = stage - 1, stage + 1
         # Every edge between two stages has another group than the next edge.
@@ -91,7 +91,7 @@ class Stage:
         look: takes the place of all blocks for a while.
     """
 
-    def __init__(self, title: str, links: list[Link], stages: list[range], mesh: DeviceMesh):
+    def __init__(self, title: str, links: list[Link], stages: list[range], mesh: Mesh):
         self.title, self.links, self.stages = title, links, stages
         self.own = stages[mesh["pp"].get_local_rank()]
         self.neighbours = Neighbours(mesh)
@@ -136,7 +136,7 @@ class PipeFusion:
     """Runs a transformer's forward on all stages: whole, or patch by patch."""
 
     def __init__(
-        self, model: nn.Module, stage: Stage, mesh: DeviceMesh, session: Session, patches: Patches | None, warmup: int
+        self, model: nn.Module, stage: Stage, mesh: Mesh, session: Session, patches: Patches | None, warmup: int
     ):
         self.model, self.stage, self.mesh, self.session = model, stage, mesh["pp"], session
         self.patches, self.warmup = patches, warmup
@@ -219,7 +219,7 @@ class Step:
 
 
 def apply_pipefusion(
-    model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, patches: Patches | None, warmup: int, undo: ExitStack
+    model: nn.Module, spec: ModelSpec, mesh: Mesh, patches: Patches | None, warmup: int, undo: ExitStack
 ) -> PipeFusion:
     """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
 
@@ -257,7 +257,7 @@ def _caller(stage: Stage, position: int) -> Callable[..., Any]:
     return torch.compiler.disable(forward, recursive=False)
 
 
-def _costs(links: list[Link], mesh: DeviceMesh) -> list[int]:
+def _costs(links: list[Link], mesh: Mesh) -> list[int]:
     """The parameters of each block: of all its shards, so that ranks that share a block agree."""
     own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
     costs = torch.tensor(own, device=mesh.device_type)
