@@ -33,7 +33,7 @@ if rank == 1 and what == "exit":
     sys.exit(3)
 if what == "say":
     # At once: lines of two ranks may not mix.
-    sys.stdout.write(f"rank {rank} with {os.environ['OMP_NUM_THREADS']} threads\n")
+    sys.stdout.write(f"rank {rank} with {os.environ['OMP_NUM_THREADS']} threads\\n")
 elif rank == 0 and what == "barrier":
     dist.barrier()  # waits in C++, where no Python signal handler runs
 else:
