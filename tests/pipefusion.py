@@ -90,11 +90,12 @@ class Oracle(TorchFunctionMode):
     Args:
         text: how many tokens of the text come first.
         earlier: how many calls of attention come before the blocks.
+        frames: attention to as many goes along them, and is of one token each.
     """
 
-    def __init__(self, patches: int, warmup: int, text: int, earlier: int):
+    def __init__(self, patches: int, warmup: int, text: int, earlier: int, frames: int | None = None):
         super().__init__()
-        self.patches, self.warmup, self.text, self.earlier = patches, warmup, text, earlier
+        self.patches, self.warmup, self.text, self.earlier, self.frames = patches, warmup, text, earlier, frames
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.step = 0
 
@@ -113,9 +114,8 @@ class Oracle(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         self.calls += 1
-        if self.calls <= self.earlier or given["query"].shape[2] != given["key"].shape[2]:  # or cross-attention
-            return func(**given)
-        return self.attend(func, given)
+        across = given["query"].shape[2] != given["key"].shape[2] or given["query"].shape[2] == self.frames
+        return func(**given) if across or self.calls <= self.earlier else self.attend(func, given)
 
     def attend(self, func: Any, given: dict[str, Any]) -> Tensor:
         query, key, value = given["query"], given["key"], given["value"]
@@ -138,7 +138,9 @@ class Oracle(TorchFunctionMode):
 ORACLES = {
     "flux": (7, 0, "hidden_states"), "flux2": (7, 0, "hidden_states"), "qwen_image": (7, 0, "hidden_states"),
     "wan": (0, 0, "hidden_states"), "z_image": (0, 4, "x"), "chroma": (7, 0, "hidden_states"),
+    "hunyuan_dit:deep": (0, 0, "hidden_states"), "latte": (0, 0, "hidden_states"),
 }  # fmt: skip
+FRAMES = {"latte": 3}
 STEPS = 4
 
 
@@ -163,7 +165,7 @@ def one_process(name: str, patches: int, warmup: int, seed: int = 0) -> list[Ten
     """What the oracle computes in each step of a request; the seed is that of the request."""
     (model, _), (_, steps) = deep(name), deep(name, seed)
     text, earlier, _ = ORACLES[name]
-    oracle, outputs = Oracle(patches, warmup, text, earlier), []
+    oracle, outputs = Oracle(patches, warmup, text, earlier, FRAMES.get(name)), []
     for inputs in steps:
         with oracle:
             outputs.append(forward(model, inputs))

@@ -1,5 +1,6 @@
 """Turn a layout into a DeviceMesh whose axes are dp, cfg, pp, ring, ulysses and tp, outer to inner."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -39,11 +40,23 @@ def forward_mesh(mesh: DeviceMesh) -> DeviceMesh:
 @cache
 def lanes(mesh: DeviceMesh) -> tuple[Any, Any]:
     """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
+    every = range(mesh["pp"].size())
+    return _along_stages(mesh, every), _along_stages(mesh, every)
+
+
+@cache
+def shortcut(mesh: DeviceMesh, source: int, target: int) -> Any:
+    """A group of two stages, for what one gives the other past those between them."""
+    return _along_stages(mesh, (source, target))
+
+
+def _along_stages(mesh: DeviceMesh, stages: Iterable[int]) -> Any:
+    """A new group of some of the ranks along ``pp``; other ranks call this too."""
     names = mesh.mesh_dim_names
     assert names is not None
     rows = mesh.mesh.movedim(names.index("pp"), -1).flatten(0, -2).tolist()
-    groups = [(row, (dist.new_group(row), dist.new_group(row))) for row in rows]  # every rank makes every group
-    return next(pair for row, pair in groups if dist.get_rank() in row)
+    groups = [(row, dist.new_group([row[stage] for stage in stages])) for row in rows]  # every rank makes every group
+    return next(group for row, group in groups if dist.get_rank() in row)
 
 
 @cache

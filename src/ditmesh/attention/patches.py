@@ -23,13 +23,13 @@ class Memory:
         shapes: of the tensors the forwards were given.
         steps: how many there were.
         layers: keys and values [S, B, 2, h, D] of whole streams end to end, by layer and sample.
-        forms: what a stage takes from the one before in each patch, without its numbers.
+        forms: what a stage takes from others in each patch, by the block that made it, without its numbers.
     """
 
     shapes: Any
     steps: int = 0
     layers: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    forms: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    forms: dict[int, dict[int, dict[str, Tensor]]] = field(default_factory=dict)
 
 
 def patch_of(length: int, patches: int, patch: int) -> range:
