@@ -2,11 +2,14 @@
 
 import copy
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -224,3 +227,13 @@ def left_out() -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def pictures(path: Path, call: dict[str, Any], layout: str | None, steps: int, **kwargs: Any) -> list[np.ndarray]:
+    """What a stock pipeline draws, twice."""
+    pipe = DiffusionPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    if layout:
+        ditmesh.enable_cache(pipe, parallelism_config=config(layout, **kwargs))
+    call = call | {"num_inference_steps": steps, "output_type": "np"}
+    return [np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0))[0]) for _ in range(2)]

@@ -2,12 +2,10 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 import ditmesh
@@ -23,11 +21,11 @@ from tests.pipefusion import (
     ODD,
     ORACLES,
     STEPS,
-    config,
     cost_of_a_step,
     enable_and_disable,
     left_out,
     one_process,
+    pictures,
     requests,
     same_step_twice,
     two_branches,
@@ -236,16 +234,6 @@ def test_what_stages_cannot_run_is_refused(
 def test_patches_need_stages_and_a_warm_up(given: dict) -> None:
     with pytest.raises(ValueError, match=r"pp_size is 1|1 or more"):
         ParallelismConfig(**given)
-
-
-def pictures(path: Path, call: dict[str, Any], layout: str | None, steps: int, **kwargs: Any) -> list[np.ndarray]:
-    """What a stock pipeline draws, twice."""
-    pipe = DiffusionPipeline.from_pretrained(path)
-    pipe.set_progress_bar_config(disable=True)
-    if layout:
-        ditmesh.enable_cache(pipe, parallelism_config=config(layout, **kwargs))
-    call = call | {"num_inference_steps": steps, "output_type": "np"}
-    return [np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0))[0]) for _ in range(2)]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

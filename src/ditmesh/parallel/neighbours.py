@@ -28,10 +28,11 @@ class End:
 class Neighbours:
     """The stages that this one takes from and gives to, and what is under way between them.
 
-    All of it goes forward, and every rank meets its transfers in the order of the blocks that made what is sent: a
+    All of it goes forward, and every rank comes to its transfers in the order of the blocks that made what is sent: a
     stage asks for all it takes before its own blocks run, and gives what they made after. So no two stages ever wait
-    for each other, even where a backend connects two ranks at their first transfer only and holds both until then.
-    Every two stages have a group of their own, whose messages keep their order and wait for no others.
+    for each other, even where a backend (NCCL) connects two ranks at their first transfer and holds each of them until
+    the other is there. What goes beside the streams has a group for each two stages, so that its messages keep their
+    order and wait for no others.
 
     Attributes:
         inlets: where what a block of an earlier stage returned comes from, by the block's number, if blocks here take
@@ -47,7 +48,7 @@ class Neighbours:
         self.edge = own.start - 1
         self.inlets: dict[int, End] = {}
         self.outlets: dict[int, list[End]] = defaultdict(list)
-        for made, source, target in _leaps(stages, back):
+        for made, source, target in leaps(stages, back):
             group = shortcut(mesh, source, target)
             if target == stage:
                 self.inlets[made] = End(group, 0)
@@ -123,7 +124,7 @@ def _given(streams: Streams) -> Given:
     return {name: x for name, x in streams.items() if x is not None and x.numel()}
 
 
-def _leaps(stages: Sequence[range], back: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+def leaps(stages: Sequence[range], back: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """What goes beside the streams, each once: (the block that returns it, its stage, the stage that takes it).
 
     blocks 0 1 | 2 3 | 4 5, of which 3 takes what 2 returned, 4 what 1 did and 5 what 0 did:
@@ -133,5 +134,5 @@ def _leaps(stages: Sequence[range], back: Sequence[tuple[int, int]]) -> list[tup
     What the last block before a stage returned is the stage's streams, and comes with them.
     """
     stage_of = {block: stage for stage, blocks in enumerate(stages) for block in blocks}
-    leaps = {(made, stage_of[made], stage_of[taken]) for made, taken in back}
-    return sorted(x for x in leaps if x[1] != x[2] and x[0] != stages[x[2]].start - 1)
+    found = {(made, stage_of[made], stage_of[taken]) for made, taken in back}
+    return sorted(x for x in found if x[1] != x[2] and x[0] != stages[x[2]].start - 1)
