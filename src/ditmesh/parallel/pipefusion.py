@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.attention.patches import Memory, Patches
-from ditmesh.collectives import all_reduce, broadcast
+from ditmesh.collectives import all_reduce, broadcast, never_compiled
 from ditmesh.modules import Link, chain, check_present, expand, override
 from ditmesh.parallel.neighbours import Forms, Neighbours
 from ditmesh.parallel.schedule import split_blocks
@@ -52,16 +52,23 @@ class Stage:
         self.at_end: Callable[[], None] = lambda: None
         self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
-    def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a block, or hand its streams through."""
-        link = self.links[position]
+    def runs(self, position: int) -> bool:
+        """A block is called; whether it runs here."""
         self.passed.add(position)
+        return self.look is None and position in self.own
+
+    def has_run(self, position: int, output: Any) -> None:
+        """A block of this stage returns."""
+        if position in self.neighbours.outlets:
+            self.neighbours.send(position, self.links[position].unpack(output))
+        if position == len(self.links) - 1:
+            self.at_end()
+
+    def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a block returns that runs on another stage: its streams, or what that stage has sent."""
+        link = self.links[position]
         if self.look is not None:
             output = self.look(position, args, kwargs)
-        elif position in self.own:
-            output = link.run(*args, **kwargs)
-            if position in self.neighbours.outlets:
-                self.neighbours.send(position, link.unpack(output))
         else:
             streams = link.streams(args, kwargs)
             if position in self.neighbours.inlets:
@@ -204,11 +211,20 @@ def apply_pipefusion(
 
 
 def _caller(stage: Stage, position: int) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return stage.call(position, args, kwargs)
+    run = stage.links[position].run
+    # A compiled block sends and receives in Python, and compiles what it runs.
+    runs, has_run = never_compiled(stage.runs), never_compiled(stage.has_run)
+    hand_through = never_compiled(stage.hand_through)
 
-    # A block of another stage is no block to compile.
-    return torch.compiler.disable(forward, recursive=False)
+    @torch.compiler.disable(recursive=False)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if runs(position):
+            output = run(*args, **kwargs)
+            has_run(position, output)
+            return output
+        return hand_through(position, args, kwargs)
+
+    return forward
 
 
 def _costs(links: list[Link], mesh: DeviceMesh) -> list[int]:
