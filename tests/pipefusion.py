@@ -75,11 +75,11 @@ def loop(model: nn.Module, layout: str, **kwargs: Any) -> Loop:
     return ditmesh.enable_cache(Loop(model), parallelism_config=config(layout, **kwargs))
 
 
-def same_step_twice(name: str, shape: tuple[Any, ...], dtype: torch.dtype, patches: int) -> list[Tensor] | str:
+def same_step(name: str, shape: tuple[Any, ...], dtype: torch.dtype, times: int, **kwargs: Any) -> list[Tensor] | str:
     """A step that runs whole, and the same in patches: what it remembers is what it computes."""
     model, inputs = build(name, shape, dtype)
     try:
-        return loop(model, "pp2", num_pipeline_patch=patches)([inputs, inputs])
+        return loop(model, "pp2", **kwargs)([inputs] * times)
     except ValueError as error:
         return str(error)
 

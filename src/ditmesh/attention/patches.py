@@ -81,11 +81,20 @@ class Patches(Sequence):
         self.patch, self._memory, self._remembers = None, memory, remembers
 
     def run_patches(self, memory: Memory) -> Iterator[int]:
-        """The next forwards are one patch each."""
+        """The next forwards are one patch each.
+
+        Raises:
+            ValueError: the model needs more than a patch somewhere, as the steps before have shown.
+        """
         if not self._at_end:
             raise ValueError(
                 f"{self.title}: no fact sheet says where its sequence is put together again, so it cannot be cut into "
                 f"patches; pass num_pipeline_patch=1 to run every step whole."
+            )
+        for stream in self._at_end & self._before:
+            raise ValueError(
+                f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it is "
+                f"there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
             )
         self._whole = []
         for patch in range(self.patches):
@@ -113,11 +122,6 @@ class Patches(Sequence):
     def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
         if self.patch is None:
             (self._at_end if self.reached_end else self._before).add(stream)
-            if self._at_end & self._before:
-                raise ValueError(
-                    f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it "
-                    f"is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
-                )
             return self._of_all_ranks(x, dim, stream)
         if stream in self._before:
             return self._of_all_ranks(x, dim, stream)
