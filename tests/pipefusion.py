@@ -2,11 +2,14 @@
 
 import copy
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -72,11 +75,11 @@ def loop(model: nn.Module, layout: str, **kwargs: Any) -> Loop:
     return ditmesh.enable_cache(Loop(model), parallelism_config=config(layout, **kwargs))
 
 
-def same_step_twice(name: str, shape: tuple[Any, ...], dtype: torch.dtype, patches: int) -> list[Tensor] | str:
+def same_step(name: str, shape: tuple[Any, ...], dtype: torch.dtype, times: int, **kwargs: Any) -> list[Tensor] | str:
     """A step that runs whole, and the same in patches: what it remembers is what it computes."""
     model, inputs = build(name, shape, dtype)
     try:
-        return loop(model, "pp2", num_pipeline_patch=patches)([inputs, inputs])
+        return loop(model, "pp2", **kwargs)([inputs] * times)
     except ValueError as error:
         return str(error)
 
@@ -90,11 +93,12 @@ class Oracle(TorchFunctionMode):
     Args:
         text: how many tokens of the text come first.
         earlier: how many calls of attention come before the blocks.
+        frames: attention to as many goes along them, and is of one token each.
     """
 
-    def __init__(self, patches: int, warmup: int, text: int, earlier: int):
+    def __init__(self, patches: int, warmup: int, text: int, earlier: int, frames: int | None = None):
         super().__init__()
-        self.patches, self.warmup, self.text, self.earlier = patches, warmup, text, earlier
+        self.patches, self.warmup, self.text, self.earlier, self.frames = patches, warmup, text, earlier, frames
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.step = 0
 
@@ -113,9 +117,8 @@ class Oracle(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         self.calls += 1
-        if self.calls <= self.earlier or given["query"].shape[2] != given["key"].shape[2]:  # or cross-attention
-            return func(**given)
-        return self.attend(func, given)
+        across = given["query"].shape[2] != given["key"].shape[2] or given["query"].shape[2] == self.frames
+        return func(**given) if across or self.calls <= self.earlier else self.attend(func, given)
 
     def attend(self, func: Any, given: dict[str, Any]) -> Tensor:
         query, key, value = given["query"], given["key"], given["value"]
@@ -138,7 +141,9 @@ class Oracle(TorchFunctionMode):
 ORACLES = {
     "flux": (7, 0, "hidden_states"), "flux2": (7, 0, "hidden_states"), "qwen_image": (7, 0, "hidden_states"),
     "wan": (0, 0, "hidden_states"), "z_image": (0, 4, "x"), "chroma": (7, 0, "hidden_states"),
+    "hunyuan_dit:deep": (0, 0, "hidden_states"), "latte": (0, 0, "hidden_states"),
 }  # fmt: skip
+FRAMES = {"latte": 3}
 STEPS = 4
 
 
@@ -163,7 +168,7 @@ def one_process(name: str, patches: int, warmup: int, seed: int = 0) -> list[Ten
     """What the oracle computes in each step of a request; the seed is that of the request."""
     (model, _), (_, steps) = deep(name), deep(name, seed)
     text, earlier, _ = ORACLES[name]
-    oracle, outputs = Oracle(patches, warmup, text, earlier), []
+    oracle, outputs = Oracle(patches, warmup, text, earlier, FRAMES.get(name)), []
     for inputs in steps:
         with oracle:
             outputs.append(forward(model, inputs))
@@ -222,3 +227,13 @@ def left_out() -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def pictures(path: Path, call: dict[str, Any], layout: str | None, steps: int, **kwargs: Any) -> list[np.ndarray]:
+    """What a stock pipeline draws, twice."""
+    pipe = DiffusionPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    if layout:
+        ditmesh.enable_cache(pipe, parallelism_config=config(layout, **kwargs))
+    call = call | {"num_inference_steps": steps, "output_type": "np"}
+    return [np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0))[0]) for _ in range(2)]

@@ -62,3 +62,30 @@ def test_one_compilation_serves_all_steps(ranks: Ranks, name: str, layout: str, 
 @pytest.mark.parametrize(("name", "layout"), [("flux", "tp2")])
 def test_generated_code_equals_one_process(ranks: Ranks, name: str, layout: str) -> None:
     check(ranks, name, layout, backend="inductor")
+
+
+def in_stages(name: str, order: str) -> tuple[list[Tensor], list[int]]:
+    """What a stage makes of three steps, and how many graphs there were after each."""
+    torch.compiler.reset()
+    counters.clear()
+    model, inputs = build(name, SHAPES["odd"], torch.float32)
+    model_: Any = model
+    if order == "before":
+        model_.compile_repeated_blocks(backend="eager")
+    ditmesh.enable_cache(model, parallelism_config=ParallelismConfig(pp_size=2, num_pipeline_patch=1))
+    if order == "after":
+        model_.compile_repeated_blocks(backend="eager")
+    made, graphs = [], []
+    for _ in range(3):
+        made.append(forward(model, inputs))
+        graphs.append(counters["stats"]["unique_graphs"])
+    return made, graphs
+
+
+@pytest.mark.parametrize(("name", "order"), [("flux", "after"), ("wan", "before")])
+def test_stages_compile_their_own_blocks_once(ranks: Ranks, name: str, order: str) -> None:
+    with torch.no_grad():
+        want = forward(*build(name, SHAPES["odd"], torch.float32))
+    for made, graphs in ranks.run(in_stages, 2, name, order):
+        assert max(relative_error(got, want) for got in made) <= 1e-5
+        assert 0 < graphs[0] == graphs[2]

@@ -2,12 +2,10 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 import ditmesh
@@ -23,13 +21,13 @@ from tests.pipefusion import (
     ODD,
     ORACLES,
     STEPS,
-    config,
     cost_of_a_step,
     enable_and_disable,
     left_out,
     one_process,
+    pictures,
     requests,
-    same_step_twice,
+    same_step,
     two_branches,
     whole,
 )
@@ -38,9 +36,6 @@ from tests.tiny import call_kwargs, tiny_path
 from tests.transformers import build, relative_error, serial
 
 NAMES = [variant for name in CASES for variant in (name, *(f"{name}:{variant}" for variant in variants(name)))]
-# Blocks that take other blocks' outputs, and two lists whose blocks take turns.
-REFUSED = ("hunyuan_dit", "latte", "anyflow_far", "wan_animate2")
-STAGED = [name for name in NAMES if name.partition(":")[0] not in REFUSED]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +63,7 @@ def test_patches_are_as_even_as_can_be() -> None:
     assert [list(patch_of(2, 3, m)) for m in range(3)] == [[0], [1], []]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in REFUSED])
+@pytest.mark.parametrize("name", CASES)
 def test_stages_equal_one_process(ranks: Ranks, name: str) -> None:
     dtype = torch.float32 if float32_inside(name) else torch.float64
     model, _ = build(name, ODD, dtype)
@@ -97,27 +92,40 @@ def test_stages_stand_beside_other_axes(ranks: Ranks, name: str, layout: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("flux", "pp2"), ("dit", "pp2"), ("flux2", "pp3"), ("qwen_image", "pp2.tp2")]
+    ("name", "layout"), [("flux", "pp2"), ("dit", "pp2"), ("flux2", "pp3"), ("qwen_image", "pp2.tp2"), ("latte", "pp3")]
 )
 def test_disable_gives_every_rank_its_weights_back(ranks: Ranks, name: str, layout: str) -> None:
     assert all(ranks.run(enable_and_disable, ParallelismConfig.parse(layout).world_size, name, layout))
 
 
 # Where a stage's blocks need more than a patch of the sequence.
-WHOLE = ("nucleus_moe_image", "wan_animate")
+WHOLE = ("nucleus_moe_image", "wan_animate", "anyflow_far", "wan_animate2")
 
 
-@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_after_the_same_step_is_exact_in_patches(ranks: Ranks, name: str) -> None:
     """What is remembered is then what is computed: whatever is out of place, or missing, shows."""
     dtype = torch.float32 if float32_inside(name) else torch.float64
     with torch.no_grad():
         want = serial(name, ODD, dtype)
-    for outputs in ranks.run(same_step_twice, 2, name, ODD, dtype, 3):
-        if name.partition(":")[0] in WHOLE:
+    is_whole = name.partition(":")[0] in WHOLE
+    # A model may add to what it is given, and then warms up once more.
+    for outputs in ranks.run(same_step, 2, name, ODD, dtype, 3 if is_whole else 2, num_pipeline_patch=3):
+        if is_whole:
             assert "in the midst of its blocks" in outputs
+        elif name == "latte:still":
+            assert "leaves out block" in outputs
         else:
             assert max(relative_error(got, want) for got in outputs) <= (1e-5 if dtype == torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_warm_up_as_long_as_the_request_needs_no_patches(ranks: Ranks, name: str) -> None:
+    dtype = torch.float32 if float32_inside(name) else torch.float64
+    with torch.no_grad():
+        want = serial(name, ODD, dtype)
+    for outputs in ranks.run(same_step, 2, name, ODD, dtype, 2, num_pipeline_patch=3, warmup_steps=2):
+        assert max(relative_error(got, want) for got in outputs) <= (1e-5 if dtype == torch.float32 else 1e-10)
 
 
 @cache
@@ -144,7 +152,7 @@ def test_the_oracle_is_lossy_and_exact_when_nothing_is_cut(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(oracle(name, 4, STEPS), exact, strict=True))
     errors = [relative_error(a, b) for a, b in zip(oracle(name, 4, 1), exact, strict=True)]
     assert errors[0] == 0
-    assert min(errors[1:]) > 1e-4
+    assert min(errors[1:]) > 1e-6
 
 
 @pytest.mark.parametrize("layout", ["pp2", "pp3", "pp4"])
@@ -211,8 +219,6 @@ def test_a_call_that_leaves_out_the_edge_of_a_stage_is_refused(ranks: Ranks) -> 
     ("name", "parallelism", "kwargs", "message"),
     [
         ("flux", {"pp_size": 5, "num_pipeline_patch": 1}, {}, "more than FLUX.1's 4 blocks"),
-        ("hunyuan_dit", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "take what others than the one before"),
-        ("latte", {"pp_size": 2, "num_pipeline_patch": 1}, {}, "its blocks take turns"),
         ("flux", {"pp_size": 2}, {}, "a transformer alone cannot tell where"),
         ("flux", {"pp_size": 2, "num_pipeline_patch": 1}, {"cache_config": DBCacheConfig()}, "with a cache"),
     ],
@@ -239,16 +245,6 @@ def test_what_stages_cannot_run_is_refused(
 def test_patches_need_stages_and_a_warm_up(given: dict) -> None:
     with pytest.raises(ValueError, match=r"pp_size is 1|1 or more"):
         ParallelismConfig(**given)
-
-
-def pictures(path: Path, call: dict[str, Any], layout: str | None, steps: int, **kwargs: Any) -> list[np.ndarray]:
-    """What a stock pipeline draws, twice."""
-    pipe = DiffusionPipeline.from_pretrained(path)
-    pipe.set_progress_bar_config(disable=True)
-    if layout:
-        ditmesh.enable_cache(pipe, parallelism_config=config(layout, **kwargs))
-    call = call | {"num_inference_steps": steps, "output_type": "np"}
-    return [np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0))[0]) for _ in range(2)]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -11,6 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.config import AXES, ParallelismConfig
 
+Rows = tuple[tuple[int, ...], ...]  # the ranks of each group
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -31,9 +33,9 @@ class Mesh:
 
         The first time, every rank has to ask for them, and for others in the same order.
         """
-        return _groups(self.rows(*axes), self.device_type, dist.group.WORLD)
+        return _axis(self.rows(*axes), self.device_type, dist.group.WORLD)
 
-    def rows(self, *axes: str) -> tuple[tuple[int, ...], ...]:
+    def rows(self, *axes: str) -> Rows:
         """The ranks of every group along these axes."""
         inner = [AXES.index(axis) for axis in axes]
         outer = [i for i in range(len(AXES)) if i not in inner]
@@ -42,11 +44,15 @@ class Mesh:
 
 
 @cache
-def _groups(rows: tuple[tuple[int, ...], ...], device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
-    # Every rank makes every group.
-    groups: list[Any] = [world] if len(rows) == 1 else [dist.new_group(list(row)) for row in rows]
-    own = next(group for row, group in zip(rows, groups, strict=True) if dist.get_rank() in row)
-    return DeviceMesh.from_group(own, device_type)
+def _axis(rows: Rows, device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
+    return DeviceMesh.from_group(world if len(rows) == 1 else _group(rows, "all", world), device_type)
+
+
+@cache
+def _group(rows: Rows, purpose: str, world: dist.ProcessGroup) -> Any:
+    """The group of the row that this rank is in, if it is in one; every rank makes every group."""
+    groups = [dist.new_group(list(row)) for row in rows]
+    return next((group for row, group in zip(rows, groups, strict=True) if dist.get_rank() in row), None)
 
 
 def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
@@ -75,13 +81,13 @@ def sequence_mesh(mesh: Mesh) -> DeviceMesh:
 
 def lanes(mesh: Mesh) -> tuple[Any, Any]:
     """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
-    return _lanes(mesh.rows("pp"), dist.group.WORLD)
+    rows = mesh.rows("pp")
+    return _group(rows, "even lane", dist.group.WORLD), _group(rows, "odd lane", dist.group.WORLD)
 
 
-@cache
-def _lanes(rows: tuple[tuple[int, ...], ...], world: dist.ProcessGroup) -> tuple[Any, Any]:
-    groups = [(row, (dist.new_group(list(row)), dist.new_group(list(row)))) for row in rows]
-    return next(pair for row, pair in groups if dist.get_rank() in row)
+def shortcut(mesh: Mesh, source: int, target: int) -> Any:
+    """A group of two stages, for what one gives the other past those between them; every rank asks for it."""
+    return _group(tuple((row[source], row[target]) for row in mesh.rows("pp")), "shortcut", dist.group.WORLD)
 
 
 def leave_ranks() -> None:
@@ -93,6 +99,6 @@ def leave_ranks() -> None:
     if not dist.is_initialized():
         return
     dist.destroy_process_group()
-    _groups.cache_clear()
-    _lanes.cache_clear()
+    _axis.cache_clear()
+    _group.cache_clear()
     gc.collect()

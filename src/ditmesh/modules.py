@@ -1,6 +1,7 @@
 """Reach into a module: expand globs of names, replace parameters, bind the arguments of a forward, link its blocks."""
 
 import inspect
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -80,7 +81,10 @@ class Link:
     Attributes:
         run: the block's forward.
         returns: what it returns, in order, by the names of the arguments that take it; "" for what none takes.
+        back: the earlier block whose output this one takes beside that of the block before.
     """
+
+    back: "Link | None" = None
 
     def __init__(self, block: nn.Module, returns: tuple[str, ...]):
         self.block, self.returns = block, returns
@@ -105,12 +109,22 @@ class Link:
 
 def links(model: nn.Module, blocks: Blocks) -> list[Link]:
     """The blocks of one list."""
-    return [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]
+    found = [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]
+    for number, link in enumerate(found if blocks.reaches_back else []):
+        assert blocks.reaches_back is not None
+        back = blocks.reaches_back(number, len(found))
+        link.back = None if back is None else found[back]
+    return found
 
 
 def chain(model: nn.Module, spec: ModelSpec) -> list[Link]:
     """The blocks of all lists that may run elsewhere, in the order they run."""
-    return [link for blocks in spec.blocks if not blocks.apart for link in links(model, blocks)]
+    found: list[Link] = []
+    lists = [blocks for blocks in spec.blocks if not blocks.apart]
+    for in_turn, group in itertools.groupby(lists, key=lambda blocks: blocks.takes_turns):
+        each = [links(model, blocks) for blocks in group]
+        found += itertools.chain(*(zip(*each, strict=True) if in_turn else each))
+    return found
 
 
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:

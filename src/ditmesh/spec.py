@@ -22,15 +22,21 @@ class Blocks:
     skipped layers).
 
     ``between``: what the model itself does to the streams between two blocks, maybe in place: a block then takes other
-    tensors than the block before returned. ``reaches_back``: blocks take what others than the one before returned, too.
-    ``apart``: why this list is no part of the chain, so that none of its blocks may be left out or run elsewhere.
-    ``lends``: modules of its blocks that the model runs itself, too, named as in the list.
+    tensors than the block before returned. ``reaches_back``: (a block's number, how many the list has) -> the number of
+    an earlier one whose output it takes too, as it is or with something added, or None. ``takes_turns``: the blocks of
+    this list and of its neighbours that say so run in turn, one of each.
+
+    ``uncached``: why none of its blocks may be left out. ``apart``: why this list is no part of the chain, so that
+    none of them may run elsewhere either. ``lends``: modules of its blocks that the model runs itself, too, named as
+    in the list.
     """
 
     path: str
     returns: tuple[str, ...] = ("hidden_states",)
     between: str = ""
-    reaches_back: bool = False
+    reaches_back: Callable[[int, int], int | None] | None = None
+    takes_turns: bool = False
+    uncached: str = ""
     apart: str = ""
     lends: tuple[str, ...] = ()
 

@@ -23,13 +23,13 @@ class Memory:
         shapes: of the tensors the forwards were given.
         steps: how many there were.
         layers: keys and values [S, B, 2, h, D] of whole streams end to end, by layer and sample.
-        forms: what a stage takes from the one before in each patch, without its numbers.
+        forms: what a stage takes from others in each patch, by the block that made it, without its numbers.
     """
 
     shapes: Any
     steps: int = 0
     layers: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    forms: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    forms: dict[int, dict[int, dict[str, Tensor]]] = field(default_factory=dict)
 
 
 def patch_of(length: int, patches: int, patch: int) -> range:
@@ -81,11 +81,20 @@ class Patches(Sequence):
         self.patch, self._memory, self._remembers = None, memory, remembers
 
     def run_patches(self, memory: Memory) -> Iterator[int]:
-        """The next forwards are one patch each."""
+        """The next forwards are one patch each.
+
+        Raises:
+            ValueError: the model needs more than a patch somewhere, as the steps before have shown.
+        """
         if not self._at_end:
             raise ValueError(
                 f"{self.title}: no fact sheet says where its sequence is put together again, so it cannot be cut into "
                 f"patches; pass num_pipeline_patch=1 to run every step whole."
+            )
+        for stream in self._at_end & self._before:
+            raise ValueError(
+                f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it is "
+                f"there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
             )
         self._whole = []
         for patch in range(self.patches):
@@ -113,11 +122,6 @@ class Patches(Sequence):
     def gather(self, x: Tensor, dim: int, stream: str) -> Tensor:
         if self.patch is None:
             (self._at_end if self.reached_end else self._before).add(stream)
-            if self._at_end & self._before:
-                raise ValueError(
-                    f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it "
-                    f"is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
-                )
             return self._of_all_ranks(x, dim, stream)
         if stream in self._before:
             return self._of_all_ranks(x, dim, stream)

@@ -76,7 +76,7 @@ def apply_dbcache(
             "+".join(blocks.path for blocks in lists),
             [link for blocks in lists for link in links(model, blocks)],
             modifier,
-            any(blocks.reaches_back for blocks in lists),
+            any(blocks.reaches_back is not None for blocks in lists),
             session,
             mesh,
         )
@@ -96,9 +96,9 @@ def apply_dbcache(
 
 def _chains(spec: ModelSpec, modifiers: Sequence[ParamsModifier]) -> list[tuple[list[Blocks], ParamsModifier]]:
     """The lists of each chain, and its modifier: lists that follow each other with the same streams and settings."""
-    lists = [blocks for blocks in spec.blocks if not blocks.apart]
+    lists = [blocks for blocks in spec.blocks if not (blocks.apart or blocks.uncached)]
     if not lists:
-        reasons = ", ".join(dict.fromkeys(blocks.apart for blocks in spec.blocks))
+        reasons = ", ".join(dict.fromkeys(blocks.apart or blocks.uncached for blocks in spec.blocks))
         raise ValueError(f"{spec.title} cannot be cached, since none of its blocks may be left out: {reasons}.")
     if len(modifiers) not in (0, 1, len(lists)):
         raise ValueError(

@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, a
 SPEC = ModelSpec(
     transformer="AnyFlowFARTransformer3DModel",
     title="AnyFlow-FAR",
-    blocks=(Blocks("blocks", apart="its blocks fill caches that later forwards read"),),
+    blocks=(Blocks("blocks", uncached="its blocks fill caches that later forwards read"),),
     tp_plan={
         "blocks.*": PerHead({5: 2}, argument="kv_cache"),
         **attention("blocks.*.attn1", norms="norm_across_heads"),

@@ -2,10 +2,16 @@
 
 from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
+
+def _skip(block: int, count: int) -> int | None:
+    """The last block takes what the first returned, the one before it what the second did, up to the middle."""
+    return count - 1 - block if block > count // 2 else None
+
+
 SPEC = ModelSpec(
     transformer="HunyuanDiT2DModel",
     title="HunyuanDiT",
-    blocks=(Blocks("blocks", reaches_back=True),),
+    blocks=(Blocks("blocks", reaches_back=_skip),),
     tp_plan={
         "blocks.*.skip_linear?": "colwise_gather_output",
         "blocks.*.norm1.linear": "colwise_gather_output",

@@ -12,7 +12,10 @@ _LISTS = ("transformer_blocks", "temporal_transformer_blocks")
 SPEC = ModelSpec(
     transformer="LatteTransformer3DModel",
     title="Latte",
-    blocks=tuple(Blocks(blocks, apart="its blocks take turns with those of the other list") for blocks in _LISTS),
+    blocks=tuple(
+        Blocks(blocks, takes_turns=True, uncached="its blocks take turns with those of the other list")
+        for blocks in _LISTS
+    ),
     tp_plan={f"{blocks}.*.{part}": style for blocks in _LISTS for part, style in _STYLES.items()},
     cp_plan={
         # Frames are cut into shards of their tokens: then the blocks along time have all they need.

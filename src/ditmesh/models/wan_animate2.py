@@ -5,7 +5,7 @@ from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
 SPEC = ModelSpec(
     transformer="WanAnimate2Transformer3DModel",
     title="Wan Animate 2",
-    blocks=(Blocks("blocks", apart="its blocks fill caches that later forwards read"),),
+    blocks=(Blocks("blocks", uncached="its blocks fill caches that later forwards read"),),
     tp_plan={
         **attention("blocks.*.self_attn", norms="norm_across_heads"),
         **attention("blocks.*.cross_attn", norms="norm_across_heads"),

@@ -1,8 +1,8 @@
 """PipeFusion: a stage of the blocks on each rank, on stock pipelines whose loop knows nothing of it.
 
 Every rank runs the transformer's own forward. A block of another stage hands its streams through; the last one before
-a stage's own hands on what the stage before has sent. The last stage's output goes to all, so that every rank's
-pipeline goes on alike.
+a stage's own hands on what the stage before has sent. Where a block takes what an earlier one returned, too, that is
+sent past the stages in between. The last stage's output goes to all, so that every rank's pipeline goes on alike.
 
 The first steps of a request run the sequence whole, and are exact. From then on it runs in patches, one after the
 other, each through all stages (arXiv 2405.14430):
@@ -24,62 +24,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.attention.patches import Memory, Patches
-from ditmesh.collectives import Transfer, all_reduce, broadcast
-from ditmesh.mesh import Mesh, lanes
-from ditmesh.modules import Link, Streams, chain, check_present, expand, override
+from ditmesh.collectives import all_reduce, broadcast, never_compiled
+from ditmesh.mesh import Mesh
+from ditmesh.modules import Link, chain, check_present, expand, override
+from ditmesh.parallel.neighbours import Forms, Neighbours
 from ditmesh.parallel.schedule import split_blocks
 from ditmesh.session import Branch, Session
 from ditmesh.spec import ModelSpec
-
-Forms = dict[int, dict[str, Tensor]]
-
-
-class Neighbours:
-    """The stages before and after this one, and what is under way between them."""
-
-    def __init__(self, mesh: Mesh):
-        stage, (even, odd) = mesh["pp"].get_local_rank(), lanes(mesh)
-        self.before, self.after = stage - 1, stage + 1
-        # Every edge between two stages has another group than the next edge.
-        self.inward, self.outward = (odd, even) if stage % 2 == 0 else (even, odd)
-        self.sent: list[Transfer] = []
-        self.coming: dict[str, Transfer] = {}
-
-    def send(self, streams: Streams) -> None:
-        """Give the stage after what this one made, and go on at once."""
-        for x in streams.values():
-            if x is not None and x.numel():
-                # A copy: the model may change the streams in place between two blocks.
-                copy = x.detach().clone(memory_format=torch.contiguous_format)
-                self.sent.append(Transfer(copy, self.outward, to=self.after))
-
-    def begin(self, patch: int, forms: Forms) -> None:
-        """A patch begins; ``forms``: what came in each patch of the step before, if anything did."""
-        self.patch, self.forms = patch, forms
-
-    def receive(self, like: Streams) -> Streams:
-        """Take what the stage before made; streams keep their shapes from block to block."""
-        given = {name: x for name, x in like.items() if x is not None and x.numel()}
-        coming = self.coming or {name: self._expect(x) for name, x in given.items()}
-        # What the next patch takes is on its way while this one computes.
-        self.forms[self.patch] = {name: torch.empty_like(x, device="meta") for name, x in given.items()}
-        device = next(iter(given.values())).device
-        following = self.forms.get(self.patch + 1, {})
-        self.coming = {name: self._expect(torch.empty_like(x, device=device)) for name, x in following.items()}
-        received = {name: transfer.wait() for name, transfer in coming.items()}
-        forms = ({name: x.shape for name, x in streams.items()} for streams in (received, given))
-        assert next(forms) == next(forms), "a patch has another form than before"
-        return like | received
-
-    def _expect(self, like: Tensor) -> Transfer:
-        empty = torch.empty_like(like, memory_format=torch.contiguous_format)
-        return Transfer(empty, self.inward, source=self.before)
-
-    def finish(self, first: int | None = None) -> None:
-        """Wait until what was sent has arrived, or the first few messages of it."""
-        for transfer in self.sent[:first]:
-            transfer.wait()
-        del self.sent[:first]
 
 
 class Stage:
@@ -94,25 +45,36 @@ class Stage:
     def __init__(self, title: str, links: list[Link], stages: list[range], mesh: Mesh):
         self.title, self.links, self.stages = title, links, stages
         self.own = stages[mesh["pp"].get_local_rank()]
-        self.neighbours = Neighbours(mesh)
+        at = {id(link): position for position, link in enumerate(links)}
+        back = [(at[id(link.back)], position) for position, link in enumerate(links) if link.back is not None]
+        self.neighbours = Neighbours(mesh, stages, back)
         self.edges = {blocks.stop - 1 for blocks in stages}
         self.passed: set[int] = set()
         self.at_end: Callable[[], None] = lambda: None
         self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
-    def call(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a block, or hand its streams through."""
-        link = self.links[position]
+    def runs(self, position: int) -> bool:
+        """A block is called; whether it runs here."""
         self.passed.add(position)
+        return self.look is None and position in self.own
+
+    def has_run(self, position: int, output: Any) -> None:
+        """A block of this stage returns."""
+        if position in self.neighbours.outlets:
+            self.neighbours.send(position, self.links[position].unpack(output))
+        if position == len(self.links) - 1:
+            self.at_end()
+
+    def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a block returns that runs on another stage: its streams, or what that stage has sent."""
+        link = self.links[position]
         if self.look is not None:
             output = self.look(position, args, kwargs)
-        elif position in self.own:
-            output = link.run(*args, **kwargs)
-            if position == self.own.stop - 1 and position < len(self.links) - 1:
-                self.neighbours.send(link.unpack(output))
         else:
             streams = link.streams(args, kwargs)
-            output = link.pack(self.neighbours.receive(streams) if position == self.own.start - 1 else streams)
+            if position in self.neighbours.inlets:
+                streams = self.neighbours.receive(position, streams)
+            output = link.pack(streams)
         if position == len(self.links) - 1:
             self.at_end()
         return output
@@ -250,11 +212,20 @@ def apply_pipefusion(
 
 
 def _caller(stage: Stage, position: int) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return stage.call(position, args, kwargs)
+    run = stage.links[position].run
+    # A compiled block sends and receives in Python, and compiles what it runs.
+    runs, has_run = never_compiled(stage.runs), never_compiled(stage.has_run)
+    hand_through = never_compiled(stage.hand_through)
 
-    # A block of another stage is no block to compile.
-    return torch.compiler.disable(forward, recursive=False)
+    @torch.compiler.disable(recursive=False)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if runs(position):
+            output = run(*args, **kwargs)
+            has_run(position, output)
+            return output
+        return hand_through(position, args, kwargs)
+
+    return forward
 
 
 def _costs(links: list[Link], mesh: Mesh) -> list[int]:

@@ -177,7 +177,7 @@ def _look(step: Step, given: dict[str, Any], is_last: bool) -> list[Tensor]:
         streams = link.streams(args, kwargs)
         if position in stage.own:
             seen.extend(tensors((args, kwargs)))
-        if position == stage.own.start - 1:
+        if position in stage.neighbours.inlets:
             streams = {name: None if x is None else torch.ones_like(x) for name, x in streams.items()}
         return link.pack(streams)
 

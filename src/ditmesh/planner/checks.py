@@ -61,11 +61,12 @@ def check_stages(parallelism: ParallelismConfig, spec: ModelSpec, blocks: int, c
     if stages == 1:
         return
     instead = f"use ulysses_size={stages} or tp_size={stages} instead."
-    if any(one.reaches_back for one in spec.blocks):
-        raise ValueError(
-            f"pp_size={stages}: blocks of {spec.title} take what others than the one before returned, and a stage has "
-            f"only that; {instead}"
-        )
+    for one in spec.blocks:
+        if one.reaches_back is not None and one.between:
+            raise ValueError(
+                f"pp_size={stages}: blocks of {spec.title} take what earlier ones returned, which may have changed "
+                f"since ({one.between}), and a stage is sent what they returned; {instead}"
+            )
     if stages > blocks:
         why = "; ".join(f"{one.path}: {one.apart}" for one in spec.blocks if one.apart)
         raise ValueError(
