@@ -35,8 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
-# The strategies do not know each other, but for these.
+# The strategies do not know each other, but for these. What is no strategy and no part of one serves them all.
 STRATEGIES = {"tensor", "context", "pipefusion", "guidance", "data", "text_encoder", "vae", "controlnet"}
+PARTS = dict.fromkeys(("schedule", "neighbours", "overlap", "way", "lane"), "pipefusion") | {"rows": "vae"}
 ACROSS_FILES = {
     ("parallel/text_encoder.py", "ditmesh.parallel.tensor"),
     ("parallel/controlnet.py", "ditmesh.parallel.context"),
@@ -119,6 +120,7 @@ def within(target: str, package: str) -> bool:
 def is_across(file: str, target: str) -> bool:
     """Whether one strategy reaches into another, and not by one of the drawn ways."""
     mine, other = Path(file).stem, target.removeprefix("ditmesh.parallel.").split(".")[0]
+    mine, other = PARTS.get(mine, mine), PARTS.get(other, other)
     drawn = any(file == who and within(target, what) for who, what in ACROSS_FILES)
     return mine != other and {mine, other} <= STRATEGIES and not drawn
 
