@@ -273,8 +273,8 @@ def _world_size() -> int:
 
 def _mesh(parallelism: ParallelismConfig) -> Mesh:
     device_type = _device_type()
-    if device_type == "cuda" and not torch.cuda.is_initialized() and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
+        if device_type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
     return build_mesh(parallelism, device_type)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.config import AXES, ParallelismConfig
+from ditmesh.config import AXES, ParallelismConfig, rank_groups
 
 Rows = tuple[tuple[int, ...], ...]  # the ranks of each group
 
@@ -22,7 +21,7 @@ class Mesh:
     no DeviceMesh of many dimensions, which makes one for each axis, however many ranks it has.
     """
 
-    sizes: tuple[int, ...]
+    layout: ParallelismConfig
     device_type: str
 
     def __getitem__(self, axis: str) -> DeviceMesh:
@@ -37,15 +36,14 @@ class Mesh:
 
     def rows(self, *axes: str) -> Rows:
         """The ranks of every group along these axes."""
-        inner = [AXES.index(axis) for axis in axes]
-        outer = [i for i in range(len(AXES)) if i not in inner]
-        ranks = torch.arange(dist.get_world_size()).reshape(self.sizes)
-        return tuple(map(tuple, ranks.permute(outer + inner).flatten(len(outer)).flatten(0, -2).tolist()))
+        return tuple(map(tuple, rank_groups(self.layout, *axes)))
 
 
 @cache
 def _axis(rows: Rows, device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
-    return DeviceMesh.from_group(world if len(rows) == 1 else _group(rows, "all", world), device_type)
+    if len(rows) == 1:
+        return DeviceMesh(device_type, list(rows[0]))
+    return DeviceMesh.from_group(_group(rows, "all", world), device_type)
 
 
 @cache
@@ -58,7 +56,8 @@ def _group(rows: Rows, purpose: str, world: dist.ProcessGroup) -> Any:
 def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
     """The mesh of a layout over all ranks, which must be as many as the layout needs."""
     assert dist.get_world_size() == parallelism.world_size, "check_layout compares them before"
-    mesh = Mesh(tuple(parallelism.sizes.values()), device_type)
+    mesh = Mesh(parallelism, device_type)
+    mesh.along(*AXES)  # the world's own group, with which torch sets this rank's device if nobody has
     for axis in AXES:
         mesh.along(axis)
     return mesh

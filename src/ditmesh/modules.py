@@ -110,10 +110,10 @@ class Link:
 def links(model: nn.Module, blocks: Blocks) -> list[Link]:
     """The blocks of one list."""
     found = [Link(block, blocks.returns) for _, block in expand(model, f"{blocks.path}.*")]
-    for number, link in enumerate(found if blocks.reaches_back else []):
-        assert blocks.reaches_back is not None
-        back = blocks.reaches_back(number, len(found))
-        link.back = None if back is None else found[back]
+    if blocks.reaches_back is not None:
+        for number, link in enumerate(found):
+            back = blocks.reaches_back(number, len(found))
+            link.back = None if back is None else found[back]
     return found
 
 

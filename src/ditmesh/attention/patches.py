@@ -91,10 +91,10 @@ class Patches(Sequence):
                 f"{self.title}: no fact sheet says where its sequence is put together again, so it cannot be cut into "
                 f"patches; pass num_pipeline_patch=1 to run every step whole."
             )
-        for stream in self._at_end & self._before:
+        if midway := self._at_end & self._before:
             raise ValueError(
-                f"{self.title} puts its {stream} stream together in the midst of its blocks, where one patch of it is "
-                f"there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
+                f"{self.title} puts its {min(midway)} stream together in the midst of its blocks, where one patch of "
+                f"it is there; pass num_pipeline_patch=1, or use ulysses_size or tp_size instead of pp_size."
             )
         self._whole = []
         for patch in range(self.patches):

@@ -13,16 +13,16 @@ WHAT = {
 }
 
 
-def rank_groups(layout: ParallelismConfig, axis: str) -> list[list[int]]:
-    """The groups of ranks that differ along one axis only, as the mesh has them: ``tp`` runs fastest, ``dp`` slowest.
+def rank_groups(layout: ParallelismConfig, *axes: str) -> list[list[int]]:
+    """The groups of ranks that differ along these axes only, as the mesh has them: ``tp`` runs fastest, ``dp`` slowest.
 
     >>> rank_groups(ParallelismConfig(ring_size=2, tp_size=2), "ring")
     [[0, 2], [1, 3]]
     """
-    at = AXES.index(axis)
     groups: dict[tuple[int, ...], list[int]] = {}
     for rank, place in enumerate(product(*(range(size) for size in layout.sizes.values()))):
-        groups.setdefault((*place[:at], *place[at + 1 :]), []).append(rank)
+        others = tuple(at for axis, at in zip(AXES, place, strict=True) if axis not in axes)
+        groups.setdefault(others, []).append(rank)
     return list(groups.values())
 
 
