@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ditmesh.attention.local import KERNELS, math
-from ditmesh.attention.ring import merge
+from ditmesh.parallel.context.ring import merge
+from ditmesh.upstream.kernels import KERNELS, math
 from tests.transformers import relative_error
 
 pytestmark = pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence as Listing
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,37 +14,40 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from ditmesh.attention.backend import check_backend, local_backend, reroute
-from ditmesh.attention.patches import Patches
-from ditmesh.attention.sequence import Sequence
-from ditmesh.cache.adapter import BlockAdapter, ForwardPattern
 from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
+from ditmesh.checks import check_layout, check_stages
 from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
-from ditmesh.modules import chain, check_present, expand
-from ditmesh.parallel.context import apply_context_parallel
+from ditmesh.parallel.context.apply import apply_context_parallel
+from ditmesh.parallel.context.sequence import ShardedSequence
 from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
-from ditmesh.parallel.data import Place, Reports, WorkList, job_store
 from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
-from ditmesh.parallel.overlap import apply_overlap
-from ditmesh.parallel.pipefusion import apply_pipefusion
-from ditmesh.parallel.tensor import apply_tensor_parallel
+from ditmesh.parallel.pipefusion.overlap import apply_overlap
+from ditmesh.parallel.pipefusion.patches import Patches
+from ditmesh.parallel.pipefusion.stages import apply_pipefusion
+from ditmesh.parallel.tensor.apply import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
-from ditmesh.parallel.vae import apply_vae_parallel
-from ditmesh.pipeline import Models, components, controlnets, distinct, extra_modules, unpack
-from ditmesh.planner.checks import check_layout, check_stages
-from ditmesh.session import watch_pipeline
+from ditmesh.parallel.vae.apply import apply_vae_parallel
+from ditmesh.pipeline import (
+    BlockAdapter,
+    ForwardPattern,
+    Models,
+    components,
+    controlnets,
+    distinct,
+    extra_modules,
+    unpack,
+)
+from ditmesh.runtime.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
+from ditmesh.upstream.modules import chain, check_present, expand
+from ditmesh.upstream.request import watch_pipeline
 
 __all__ = [
     "BlockAdapter",
     "ForwardPattern",
-    "Place",
-    "Reports",
-    "WorkList",
     "disable_cache",
     "enable_cache",
-    "job_store",
     "leave_ranks",
     "refresh_context",
     "strify",
@@ -59,7 +62,7 @@ def enable_cache(
     pipe_or_adapter: Pipeline,
     cache_config: DBCacheConfig | None = None,
     calibrator_config: CalibratorConfig | None = None,
-    params_modifiers: ParamsModifier | Listing[Any] | None = None,
+    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
     parallelism_config: ParallelismConfig | None = None,
     attention_backend: str | None = None,
 ) -> Pipeline:
@@ -150,7 +153,7 @@ def _caching(
     plan: Plan,
     config: DBCacheConfig | None,
     calibrator: CalibratorConfig | None,
-    modifiers: ParamsModifier | Listing[Any] | None,
+    modifiers: ParamsModifier | Sequence[Any] | None,
 ) -> Caching | None:
     if config is not None and config.cache_type is not CacheType.NONE:
         return Caching(owner, plan.transformers, config, calibrator, modifiers)
@@ -194,19 +197,19 @@ def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
         apply_tensor_parallel(model, spec, mesh["tp"], undo).around(plan.pipe, undo)
 
 
-def _sequences(plan: Plan, mesh: Mesh | None) -> list[Sequence | None]:
+def _sequences(plan: Plan, mesh: Mesh | None) -> list[ShardedSequence | None]:
     """What cuts the sequences of each model, over the ranks or in time as well; None if nothing does."""
     layout = plan.parallelism
-    found: list[Sequence | None] = [None] * len(plan.models)
+    found: list[ShardedSequence | None] = [None] * len(plan.models)
     if mesh is not None and layout.ring_size * layout.ulysses_size > 1:
-        found = [Sequence(mesh) for _ in plan.models]
+        found = [ShardedSequence(mesh) for _ in plan.models]
     if mesh is not None and layout.patches > 1:
         in_time = [Patches(mesh, patches=layout.patches, title=spec.title) for _, spec in plan.transformers]
         found[: len(in_time)] = in_time
     return found
 
 
-def _cut_sequences(plan: Plan, sequences: Listing[Sequence | None], undo: ExitStack) -> None:
+def _cut_sequences(plan: Plan, sequences: Sequence[ShardedSequence | None], undo: ExitStack) -> None:
     if any(sequence is not None for sequence in sequences):
         for module in [*plan.extras, *components(plan.pipe).values()]:
             tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
@@ -224,7 +227,7 @@ def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack)
             undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
-def _split_stages(plan: Plan, sequences: Listing[Sequence | None], mesh: Mesh, undo: ExitStack) -> None:
+def _split_stages(plan: Plan, sequences: Sequence[ShardedSequence | None], mesh: Mesh, undo: ExitStack) -> None:
     fusions = []
     for (model, spec), sequence in zip(plan.transformers, sequences, strict=False):
         patches = sequence if isinstance(sequence, Patches) else None

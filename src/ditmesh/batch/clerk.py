@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ditmesh.api import Reports
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Picture, Recipe
 from ditmesh.batch.rows import BadRow
+from ditmesh.batch.work_list import Reports
 from ditmesh.batch.writer import cannot_write
 
 FAILURES = "failures.jsonl"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ditmesh.api import WorkList
 from ditmesh.batch.pictures import Picture
+from ditmesh.batch.work_list import WorkList
 
 # How long a rank that failed waits for the others to fail likewise; who has not by then waits for it in a collective.
 PATIENCE = timedelta(seconds=10)

@@ -12,13 +12,13 @@ import numpy as np
 from rich.console import Console
 
 from ditmesh import ParallelismConfig
-from ditmesh.api import WorkList
 from ditmesh.batch.clerk import Clerk, Tally, is_among
 from ditmesh.batch.drawing import Failed, draw_together
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Picture, Recipe, all_pictures, batches
 from ditmesh.batch.rows import BadRow, GoodRow
 from ditmesh.batch.sheet import show
+from ditmesh.batch.work_list import WorkList
 from ditmesh.batch.writer import encode, remove_unfinished, write
 
 log = logging.getLogger("ditmesh.batch")

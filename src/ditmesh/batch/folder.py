@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ditmesh.api import WorkList
+from ditmesh.batch.work_list import WorkList
 from ditmesh.batch.writer import UNFINISHED, cannot_write
 
 MARK, SEEN = "mark", "seen"

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.cache.adapter import BlockAdapter
 from ditmesh.cache.dbcache import DBCache, apply_dbcache
 from ditmesh.cache.report import CacheStats, collect, table, tag
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.session import watch_pipeline
+from ditmesh.pipeline import BlockAdapter
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.request import watch_pipeline
 
 CACHE = "_ditmesh_cache"  # the attribute of a transformer that holds its cache
 Modifiers = ParamsModifier | Sequence[Any] | None

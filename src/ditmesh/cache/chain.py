@@ -16,10 +16,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from ditmesh.cache.calibrators import Forecast, build_forecast, is_forecast
 from ditmesh.cache.decision import Record, settle
 from ditmesh.cache.tokens import own_tokens
-from ditmesh.collectives import all_gather, never_compiled
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParamsModifier
-from ditmesh.modules import Link, Streams
-from ditmesh.session import Branch, Session
+from ditmesh.runtime.collectives import all_gather, never_compiled
+from ditmesh.upstream.modules import Link, Streams
+from ditmesh.upstream.request import Branch, Session
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several
 Configs = tuple[DBCacheConfig, CalibratorConfig | None]

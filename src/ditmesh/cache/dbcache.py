@@ -8,11 +8,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.chain import Chain, Configs
-from ditmesh.collectives import never_compiled
 from ditmesh.config import ParallelismConfig, ParamsModifier
-from ditmesh.modules import links, override
-from ditmesh.session import Session
+from ditmesh.runtime.collectives import never_compiled
 from ditmesh.spec import Blocks, ModelSpec
+from ditmesh.upstream.modules import links, override
+from ditmesh.upstream.request import Session
 
 
 class DBCache:

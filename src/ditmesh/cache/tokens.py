@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from ditmesh.attention.backend import layer_of
+from ditmesh.upstream.dispatcher import layer_of
 
 
 def own_tokens(block: nn.Module, several: bool) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ import ditmesh
 from ditmesh.cli.bench import bench
 from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate import generate
-from ditmesh.cli.models import models
+from ditmesh.cli.models.verb import models
 from ditmesh.cli.t2i import t2i
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 from ditmesh.cli.flags import takes
 from ditmesh.cli.job import Job, World, prepare
 from ditmesh.cli.options import Options
-from ditmesh.launch import describe, launch, speak_once
+from ditmesh.runtime.launch import describe, launch, speak_once
 
 MODULE = "ditmesh.generate"
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself

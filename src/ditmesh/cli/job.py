@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmesh import ParallelismConfig
+from ditmesh.checks import check_layout
 from ditmesh.cli.caching import Cached, choose_cache, read_file
 from ditmesh.cli.call import call_arguments
 from ditmesh.cli.examples import find_example, for_pipeline
@@ -15,7 +16,6 @@ from ditmesh.cli.images import Inputs, find_inputs
 from ditmesh.cli.options import WORDS, Options
 from ditmesh.cli.pipeline_facts import PipelineFacts, read_pipeline
 from ditmesh.cli.weights import LoraWeights, Part, find_controlnet, find_lora, find_transformer
-from ditmesh.planner.checks import check_layout
 
 TEXT_ENCODERS = ("vision_language_encoder",)  # beside text_encoder, text_encoder_2 ...
 CONTROL = "controlnet"

@@ -17,7 +17,7 @@ from ditmesh.cli.drawn import Drawn, timed, warmed
 from ditmesh.cli.job import Job, World
 from ditmesh.cli.load import compile_blocks, load, place, share_out
 from ditmesh.cli.memory import PhasePeaks, gauge_for
-from ditmesh.launch import cores
+from ditmesh.runtime.launch import cores
 
 
 def run(job: Job, world: World) -> int:

@@ -12,8 +12,8 @@ from ditmesh.cli.generate import FAILED, failures, refusals
 from ditmesh.cli.job import World
 from ditmesh.cli.t2i_job import BatchJob, prepare
 from ditmesh.cli.t2i_options import BatchOptions
-from ditmesh.launch import launch, speak_once
-from ditmesh.machines import Nodes
+from ditmesh.runtime.launch import launch, speak_once
+from ditmesh.runtime.machines import Nodes
 
 MODULE, VERB = "ditmesh", "t2i"
 SHOW_CURSOR = "\x1b[?25h"
@@ -77,7 +77,8 @@ def be_a_rank(job: BatchJob, world: World) -> int:
 
     speak_once()
     quiet_imports()
-    from ditmesh.api import job_store, leave_ranks
+    from ditmesh.api import leave_ranks
+    from ditmesh.batch.work_list import job_store
     from ditmesh.cli.t2i_checks import check_devices
     from ditmesh.cli.t2i_run import check_call, run
 

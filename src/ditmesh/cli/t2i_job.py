@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmesh import ParallelismConfig
+from ditmesh.checks import check_layout
 from ditmesh.cli.call import default_arguments
 from ditmesh.cli.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.examples import EXAMPLES
@@ -17,7 +18,6 @@ from ditmesh.cli.optimizations import Optimizations, choose_optimizations
 from ditmesh.cli.pipeline_facts import PipelineFacts, read_pipeline
 from ditmesh.cli.t2i_options import BatchOptions
 from ditmesh.config import suggest
-from ditmesh.planner.checks import check_layout
 
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")

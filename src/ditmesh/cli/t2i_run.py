@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 import ditmesh
-from ditmesh import DBCacheConfig, api
+from ditmesh import DBCacheConfig
 from ditmesh.batch.clerk import FAILURES, Tally
 from ditmesh.batch.factory import Order, draw_all, keep_books, prepare_folder, show_all
 from ditmesh.batch.files import RawRow, read_rows
@@ -19,6 +19,7 @@ from ditmesh.batch.folder import shared_folder
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Recipe, check_two_branches
 from ditmesh.batch.rows import BadRow, GoodRow, check_rows, unused_columns
+from ditmesh.batch.work_list import Place, WorkList
 from ditmesh.cli.checks import diffusers_class
 from ditmesh.cli.devices import device_of
 from ditmesh.cli.job import World
@@ -64,7 +65,7 @@ def run(job: BatchJob, world: World, takes: Container[str], store: Any) -> int:
     device = device_of(world)
     dtype = dtype_of(job, device)
     order = order_of(job, takes, dtype)
-    work = api.WorkList(store, api.Place.of(world.rank, world.size, job.layout.dp_size))
+    work = WorkList(store, Place.of(world.rank, world.size, job.layout.dp_size))
     with kept_log(job, world):
         tell_job(job, console, device)
         manifest = prepare_folder(order, work) if first else None

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from ditmesh.modules import expand
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.modules import expand
 
 HOOKS = (
     "_forward_hooks",
@@ -22,12 +22,6 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-
-
-def nets_of(module: nn.Module) -> list[nn.Module]:
-    """The ControlNets a module holds: those of one that only sums several up, or itself."""
-    children = dict(module.named_children())
-    return list(children["nets"].children()) if list(children) == ["nets"] else [module]
 
 
 def check_own_blocks(controlnet: nn.Module, spec: ModelSpec, transformers: Iterable[nn.Module]) -> None:

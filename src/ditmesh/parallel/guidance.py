@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from ditmesh.collectives import all_gather
-from ditmesh.modules import argument_names, bind, override
-from ditmesh.parallel.promise import FIRST, SECOND, Pair, Promise, plain
+from ditmesh.runtime.collectives import all_gather
 from ditmesh.spec import ModelSpec, Refuse, Split
+from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
+from ditmesh.upstream.modules import argument_names, bind, override
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Guidance:
         """The first branch, or the promise of it."""
         output = self._run_on(FIRST, key, bound)
         pair = self.request.pair = Pair(self.mesh, _tensors(output), self._alone)
-        return tree_map(lambda x: Promise.of(x, pair), output)
+        return tree_map(lambda x: Deferred.of(x, pair), output)
 
     def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""

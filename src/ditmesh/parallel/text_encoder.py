@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from ditmesh.collectives import all_reduce
-from ditmesh.modules import expand, parameter
-from ditmesh.parallel.shards import Shard, even_ranges, shard_columns, shard_rows
+from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
+from ditmesh.runtime.collectives import all_reduce
+from ditmesh.runtime.shards import Shard, even_ranges
+from ditmesh.upstream.modules import expand, parameter
 
 # For the language models that transformers has no plan for. One is taken for a model that has all its modules.
 PLANS: tuple[Mapping[str, str], ...] = (
@@ -46,8 +47,7 @@ ROWS = {"rowwise", "rowwise_split_input"}
 APART = {"replicated_with_grad_allreduce", "embedding_rowwise"}  # norms of one head; embeddings, sharded in any case
 KEPT_WHOLE = {"CLIPTextModel": "it is small", "CLIPTextModelWithProjection": "it is small"}
 
-# What attention modules call their facts.
-HEAD_WIDTH = ("head_dim", "key_value_proj_dim")
+HEAD_WIDTH = ("head_dim", "key_value_proj_dim")  # what attention modules call their facts
 HEADS = ("num_heads", "n_heads", "num_attention_heads", "num_key_value_heads")
 
 

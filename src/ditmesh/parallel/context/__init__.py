@@ -1,0 +1,1 @@
+"""Context parallelism: each rank keeps a share of the tokens, and attends to those of all."""

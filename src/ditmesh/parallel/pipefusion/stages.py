@@ -1,0 +1,259 @@
+"""PipeFusion: a stage of the blocks on each rank, on stock pipelines whose loop knows nothing of it.
+
+Every rank runs the transformer's own forward. A block of another stage hands its streams through; the last one before
+a stage's own hands on what the stage before has sent. Where a block takes what an earlier one returned, too, that is
+sent past the stages in between. The last stage's output goes to all, so that every rank's pipeline goes on alike.
+
+The first steps of a request run the sequence whole, and are exact. From then on it runs in patches, one after the
+other, each through all stages (arXiv 2405.14430):
+
+    stage 0: 0 1 2 3
+    stage 1:   0 1 2 3      patch m on stage s at tick m + s
+
+A patch attends to keys and values of all patches: its own and those before it are of this step, the others of the last.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers.models.cache_utils import CacheMixin
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from ditmesh.parallel.pipefusion.patches import Memory, Patches
+from ditmesh.parallel.pipefusion.schedule import split_blocks
+from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
+from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
+from ditmesh.runtime.mesh import Mesh
+from ditmesh.spec import ModelSpec
+from ditmesh.upstream.modules import Link, chain, check_present, expand, override
+from ditmesh.upstream.request import Branch, Session
+
+
+class Stage:
+    """The blocks of one rank.
+
+    Attributes:
+        stages: the blocks of every stage.
+        own: those of this one.
+        look: takes the place of all blocks for a while.
+    """
+
+    def __init__(self, title: str, links: list[Link], stages: list[range], mesh: Mesh):
+        self.title, self.links, self.stages = title, links, stages
+        self.own = stages[mesh["pp"].get_local_rank()]
+        at = {id(link): position for position, link in enumerate(links)}
+        back = [(at[id(link.back)], position) for position, link in enumerate(links) if link.back is not None]
+        self.neighbours = StageLinks(mesh, stages, back)
+        self.edges = {blocks.stop - 1 for blocks in stages}
+        self.passed: set[int] = set()
+        self.at_end: Callable[[], None] = lambda: None
+        self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
+
+    def runs(self, position: int) -> bool:
+        """A block is called; whether it runs here."""
+        self.passed.add(position)
+        return self.look is None and position in self.own
+
+    def has_run(self, position: int, output: Any) -> None:
+        """A block of this stage returns."""
+        if position in self.neighbours.outlets:
+            self.neighbours.send(position, self.links[position].unpack(output))
+        if position == len(self.links) - 1:
+            self.at_end()
+
+    def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a block returns that runs on another stage: its streams, or what that stage has sent."""
+        link = self.links[position]
+        if self.look is not None:
+            output = self.look(position, args, kwargs)
+        else:
+            streams = link.streams(args, kwargs)
+            if position in self.neighbours.inlets:
+                streams = self.neighbours.receive(position, streams)
+            output = link.pack(streams)
+        if position == len(self.links) - 1:
+            self.at_end()
+        return output
+
+    def check(self) -> None:
+        """Refuse a call that left out a block where a stage ends; all ranks see that it did.
+
+        Raises:
+            ValueError: it did.
+        """
+        missing = self.edges - self.passed
+        self.passed = set()
+        if missing:
+            raise ValueError(
+                f"this call of {self.title} leaves out block {min(missing)}, the last of a stage of "
+                f"pp_size={len(self.stages)}; let the call run all blocks, or use ulysses_size or tp_size instead."
+            )
+
+
+class PipeFusion:
+    """Runs a transformer's forward on all stages: whole, or patch by patch."""
+
+    def __init__(
+        self, model: nn.Module, stage: Stage, mesh: Mesh, session: Session, patches: Patches | None, warmup: int
+    ):
+        self.model, self.stage, self.mesh, self.session = model, stage, mesh["pp"], session
+        self.patches, self.warmup = patches, warmup
+        self.memories: dict[Branch, Memory] = {}
+        session.forgetters.append(self.memories.clear)
+        if patches is not None:
+            stage.at_end = patches.end
+        self.run: Callable[..., Any] = model._call_impl
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.begin(args, kwargs).now()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Step":
+        """A call begins a step of its branch; one whose tensors have other shapes than before warms up again."""
+        self.session.begin_forward(self.model, args, kwargs)
+        if self.patches is None:
+            return Step(self, None, args, kwargs)
+        branch, shapes = self.session.branch, self.session.shapes
+        memory = self.memories.get(branch)
+        if memory is None or memory.shapes != shapes:
+            memory = self.memories[branch] = Memory(shapes)
+        memory.steps += 1
+        return Step(self, memory, args, kwargs)
+
+    def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
+        """What the last stage's forward returned, but for what it was given."""
+        last, known = self.mesh.size() - 1, {id(x) for x in given}
+        is_last = self.mesh.get_local_rank() == last
+        leaves, form = tree_flatten(output)
+        for i, x in enumerate(leaves):
+            if isinstance(x, Tensor) and id(x) not in known:
+                made = x.detach().contiguous()
+                leaves[i] = broadcast(made if is_last else torch.empty_like(made), last, self.mesh)
+        return tree_unflatten(leaves, form)
+
+
+class Step:
+    """A call of the transformer, that runs when it is told to: one forward, or one for each patch.
+
+    Attributes:
+        memory: what its branch remembers; None if no step is cut.
+        number: which step of its branch it is, from 1.
+        patched: it is cut.
+    """
+
+    def __init__(self, fusion: PipeFusion, memory: Memory | None, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.fusion, self.memory, self.args, self.kwargs = fusion, memory, args, kwargs
+        self.number = 0 if memory is None else memory.steps
+        self.patched = self.number > fusion.warmup
+
+    def forwards(self) -> Iterator[int]:
+        """The numbers of the patches; when one is given out, its ``forward`` is to be run."""
+        patches, forms = self._patches()
+        for patch in patches:
+            self.fusion.stage.neighbours.begin(patch, forms)
+            yield patch
+
+    def forward(self) -> Any:
+        """What this stage makes of one patch."""
+        output = self.fusion.run(*self.args, **self.kwargs)
+        self.fusion.stage.check()
+        return output
+
+    def now(self) -> Any:
+        """Run it all; every rank returns what the last stage does."""
+        output = None
+        for _ in self.forwards():
+            output = self.forward()
+        self.fusion.stage.neighbours.finish()
+        return self.fusion._of_last_stage(output, tree_leaves((self.args, self.kwargs)))
+
+    def _patches(self) -> tuple[Iterable[int], Forms]:
+        patches, memory = self.fusion.patches, self.memory
+        if patches is None or memory is None:
+            return range(1), {}
+        if self.patched:
+            return patches.run_patches(memory), memory.forms
+        patches.run_whole(memory, remembers=self.number == self.fusion.warmup)
+        return range(1), {}
+
+
+def apply_pipefusion(
+    model: nn.Module, spec: ModelSpec, mesh: Mesh, patches: Patches | None, warmup: int, undo: ExitStack
+) -> PipeFusion:
+    """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
+
+    Args:
+        model: the transformer ``spec`` describes.
+        spec: its fact sheet.
+        mesh: the mesh of the whole layout.
+        patches: what the model's sequences are cut by; None runs every step whole.
+        warmup: how many steps of a request run whole before that.
+        undo: takes what takes each change back, for which all ranks are needed.
+
+    Returns:
+        what runs the transformer from now on.
+    """
+    check_present(model)
+    links = chain(model, spec)
+    stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
+    stage, session = Stage(spec.title, links, stages, mesh), Session()
+    if isinstance(model, CacheMixin):
+        override(model, "cache_context", session.watch(model.cache_context), undo)
+    for position, link in enumerate(links):
+        override(link.block, "forward", _caller(stage, position), undo)
+    fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
+    override(model, "_call_impl", fusion, undo)
+    lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
+    _drop_weights(model, stage, lent, mesh["pp"], undo)
+    return fusion
+
+
+def _caller(stage: Stage, position: int) -> Callable[..., Any]:
+    run = stage.links[position].run
+    # A compiled block sends and receives in Python, and compiles what it runs.
+    runs, has_run = never_compiled(stage.runs), never_compiled(stage.has_run)
+    hand_through = never_compiled(stage.hand_through)
+
+    @torch.compiler.disable(recursive=False)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if runs(position):
+            output = run(*args, **kwargs)
+            has_run(position, output)
+            return output
+        return hand_through(position, args, kwargs)
+
+    return forward
+
+
+def _costs(links: list[Link], mesh: Mesh) -> list[int]:
+    """The parameters of each block: of all its shards, so that ranks that share a block agree."""
+    own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
+    costs = torch.tensor(own, device=mesh.device_type)
+    return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
+
+
+def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+    """Free the weights of other stages' blocks, but for those lent; to undo it, each stage gives its own to all."""
+    weights = [list(link.block.parameters()) for link in stage.links]
+    shapes = [[weight.shape for weight in block] for block in weights]
+    elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
+    kept = {id(weight) for i in stage.own for weight in weights[i]}
+    kept |= {id(x) for module in lent for x in module.parameters()}
+
+    def put_back() -> None:
+        for owner, blocks in enumerate(stage.stages):
+            for i in blocks:
+                for weight, shape in zip(weights[i], shapes[i], strict=True):
+                    is_owner = owner == mesh.get_local_rank()
+                    empty = torch.empty(shape if not is_owner else 0, dtype=weight.dtype, device=weight.device)
+                    whole = broadcast(weight.data.contiguous() if is_owner else empty, owner, mesh)
+                    if weight.shape != shape:
+                        weight.data = whole
+
+    undo.callback(put_back)
+    for weight in (weight for block in weights for weight in block):
+        if id(weight) in elsewhere - kept:
+            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)

@@ -1,0 +1,1 @@
+"""Tensor parallelism: each rank keeps a share of the weights."""

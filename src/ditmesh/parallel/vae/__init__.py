@@ -1,0 +1,1 @@
+"""VAE parallelism: each rank encodes and decodes a band of rows."""

@@ -1,0 +1,207 @@
+"""Run a command again on many ranks of this machine, and tell of the first failure, once.
+
+`launch` is the parent: torch.distributed.run as it is, less its log. `main` is a rank, `python -m
+ditmesh.runtime.launch MODULE ARGUMENTS`: the module as it is, but it dies with its parent and leaves its last words in
+the file that torch.distributed.run names, instead of N tracebacks on the terminal.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import runpy
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from ditmesh.runtime.machines import BY_ITSELF, FROM_OUTSIDE, UNTOLD, WELL, WITH_OTHERS, End, Machines, Nodes
+
+NOTHING: Mapping[str, str] = {}
+PACKAGE = str(Path(__file__).parents[1])
+SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
+FRAMES_SHOWN = 6
+WAY_IN = (__file__, "<frozen runpy>", f"{os.sep}click{os.sep}", f"{os.sep}typer{os.sep}")  # frames that tell nothing
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# These come from outside or from a crash. Not SIGTERM, which the parent sends to the ranks that are left, nor SIGABRT,
+# with which communicators end a rank that has lost a peer.
+CAUSES = {-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
+
+
+class Failure(Protocol):
+    """What `launch` reads of torch.distributed.elastic's ProcessFailure."""
+
+    pid: int
+    exitcode: int
+    error_file_data: dict[str, Any]
+
+
+def launch(
+    module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None, job: Mapping[str, str] = NOTHING
+) -> int:
+    """Run `python -m module *arguments` on `nproc` ranks of this machine, which is one of several if `nodes` says so.
+
+    Args:
+        job: what has to be the same on every machine, by names for a reader.
+
+    Returns:
+        0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
+        failure was printed to stderr. An interrupt ends every rank and counts as a failure.
+
+    Raises:
+        ValueError: the machines did not meet, or differ in their `job`.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
+    with ExitStack() as closing:
+        logging.disable(logging.CRITICAL)  # its log repeats what we say, at length
+        closing.callback(logging.disable, logging.NOTSET)
+        folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="ditmesh-"))  # for the ranks' last words
+        machines = None if nodes is None else closing.enter_context(Machines(nodes, job))
+        end = run_ranks(
+            [*agent_arguments(nproc, folder, nodes), "ditmesh.runtime.launch", module, *arguments], nproc, nodes
+        )
+        if machines is not None:
+            end = machines.agree(end)
+    if end.words:
+        print(end.words, file=sys.stderr)
+    return end.code
+
+
+def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
+    """Run torch.distributed.run, and learn how it ended."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(list(arguments))
+    except ChildFailedError as error:
+        return end_of(error.failures)
+    except SignalException as stopped:
+        words = f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it"
+        if nodes is not None:
+            words = f"machine {nodes.node} was stopped by {stopped.sigval.name}, and all ranks with it"
+        return End(FROM_OUTSIDE, time.time_ns(), 128 + stopped.sigval, words)
+    return End(WELL, time.time_ns(), 0)
+
+
+def agent_arguments(nproc: int, folder: str, nodes: Nodes | None = None) -> list[str]:
+    """The options of torch.distributed.run: of one machine a port that the store itself finds free."""
+    alone = ["--standalone", "--local-addr=127.0.0.1"]
+    together = nodes and [
+        f"--nnodes={nodes.count}",
+        f"--node-rank={nodes.node}",
+        f"--master-addr={nodes.host}",
+        f"--master-port={nodes.port}",
+    ]
+    return [
+        *(together or alone),
+        f"--nproc-per-node={nproc}",
+        f"--log-dir={folder}",
+        f"--shutdown-timeout={SECONDS_TO_CLOSE}",
+        "--module",
+    ]
+
+
+def cores() -> int:
+    """The number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def end_of(failures: Mapping[int, Failure]) -> End:
+    """The end by the rank whose failure came first: the others mostly lost their connection to it.
+
+    A rank killed from outside wrote nothing down, so it goes before every exception; those have their times.
+    """
+    return min(_end_of(rank, failure) for rank, failure in sorted(failures.items()))
+
+
+def _end_of(rank: int, failure: Failure) -> End:
+    told = failure.error_file_data
+    when = told.get("time_ns", 0)
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
+        origin = FROM_OUTSIDE if failure.exitcode in CAUSES else BY_ITSELF if when else WITH_OTHERS
+        words = f"rank {rank} was ended by {name}{hint}; the other ranks were stopped"
+        return End(origin, when, 128 - failure.exitcode, words)
+    words = told.get("last_words")
+    if words is None:
+        words = f"rank {rank} ended with exit code {failure.exitcode}; the other ranks were stopped"
+        return End(BY_ITSELF if when else UNTOLD, when, failure.exitcode, words)
+    return End(BY_ITSELF, when, failure.exitcode, f"rank {rank} failed: {words}" if words else "")
+
+
+def describe(error: BaseException) -> str:
+    """The error for a reader: what a user can cause in one line, anything else with a short traceback."""
+    told = traceback.TracebackException.from_exception(error)
+    origin = told.stack[-1] if told.stack else None
+    if isinstance(error, ValueError) and origin and (PACKAGE in origin.filename or origin.name == "check_inputs"):
+        return " ".join(str(error).split())
+    frames = [frame for frame in told.stack if not any(way in frame.filename for way in WAY_IN)]
+    shown = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
+    return f"{''.join(told.format_exception_only()).strip()}\n{shown}".rstrip()
+
+
+def leave_last_words(words: str) -> None:
+    """Write the words, and when they were said, to the file that torch.distributed.run gave this rank."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        # "message" is what torch.distributed.run wants to find; the rest is ours.
+        record = {"message": words, "timestamp": int(time.time()), "time_ns": time.time_ns(), "last_words": words}
+        Path(path).write_text(json.dumps(record))
+
+
+def die_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    leave_last_words(describe(error))
+    # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.
+    os._exit(1)
+
+
+def speak_once() -> None:
+    """Under a torchrun that ditmesh did not start, have one rank of a machine tell of a failure, not each of them."""
+    if sys.excepthook is sys.__excepthook__ and "TORCHELASTIC_ERROR_FILE" in os.environ:
+        sys.excepthook = fail_aloud
+
+
+def fail_aloud(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    of_this_machine = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1]
+    try:
+        (of_this_machine / "told").touch(exist_ok=False)
+    except FileExistsError:
+        pass  # another rank failed first, and this one mostly lost its connection to it
+    else:
+        # Not sys.stderr, in whose place torch.distributed has a buffer while this runs.
+        print(f"rank {os.environ['RANK']} failed: {describe(error)}", file=sys.__stderr__, flush=True)
+    fail(kind, error, trace)
+
+
+def main() -> None:
+    """Be one rank: run the module named first on the command line, with the arguments after it."""
+    die_with_parent()
+    # The parent passes interrupts on; the default action needs no Python, which a collective may be holding up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.excepthook = fail
+    sys.argv = sys.argv[1:]
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            leave_last_words("")  # it has said what it had to say
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The rules of the house as data, and the checks that read a source text against them."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# The import table. A room may import itself and what stands here, nothing else of ditmesh. "face" is ditmesh/__init__.
+FLOOR = {"spec", "models", "config"}
+GROUND = FLOOR | {"runtime", "upstream", "pipeline", "checks"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "spec": set(),
+    "config": set(),
+    "models": {"spec"},
+    "runtime": {"spec", "config"},
+    "upstream": {"spec", "config", "runtime"},
+    "pipeline": FLOOR | {"upstream"},
+    "checks": FLOOR,
+    "parallel": GROUND,
+    "cache": GROUND,
+    "loading": GROUND,
+    "api": GROUND | {"parallel", "cache", "loading"},
+    "face": {"api", "config", "spec"},
+    "batch": {"api", "face", "runtime", "upstream"},
+    "cli": GROUND | {"batch", "api", "face"},
+    "generate": {"cli"},
+    "__main__": {"cli"},
+}
+NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
+
+# The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
+# linears are sharded as a transformer's.
+ACROSS_FILES = {
+    ("parallel/text_encoder.py", "ditmesh.parallel.tensor.linears"),
+    ("parallel/pipefusion/patches.py", "ditmesh.parallel.context.sequence"),
+}
+
+# What the rooms may import from outside. A room that is not named here is free to choose.
+STANDARD = set(sys.stdlib_module_names)
+OUTSIDE: dict[str, set[str]] = {
+    "spec": {"__future__", "collections", "dataclasses", "typing"},
+    "models": STANDARD,
+    "checks": STANDARD,
+    "face": STANDARD,
+    "config": STANDARD | {"yaml"},
+    "runtime": STANDARD | {"torch"},
+}
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
+HEAVY |= {"matplotlib"}
+# What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
+LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
+LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py"}
+
+ASKING = {"hasattr", "getattr", "setattr", "delattr"}
+ASKING_BUDGET = 10
+BROAD_EXCEPT_ALLOWED = {
+    "batch/drawing.py",  # whatever a prompt makes the pipeline raise costs that prompt alone, or ends the job
+}
+JUNK_DRAWERS = {"utils", "util", "helpers", "common", "misc"}
+MODEL_NAMES = re.compile(r"flux|qwen|\bwan(?!t)|Transformer[23]DModel", re.IGNORECASE)
+KNOW_MODEL_NAMES = {"models", "cli"}  # cli has the table of examples
+
+
+class Import(NamedTuple):
+    target: str
+    line: int
+    when_imported: bool  # false inside a function, and under TYPE_CHECKING
+
+
+def room(file: str) -> str:
+    first = file.split("/")[0].removesuffix(".py")
+    return "face" if first == "__init__" else first
+
+
+def room_imported(target: str) -> str | None:
+    """The room an import reaches: `ditmesh.models.flux` -> models, `ditmesh.ParallelismConfig` -> face."""
+    package, _, rest = target.partition(".")
+    if package != "ditmesh":
+        return None
+    first = rest.split(".")[0]
+    return first if first in MAY_IMPORT else "face"
+
+
+def imports(file: str, source: str) -> Iterator[Import]:
+    here = ["ditmesh", *file.removesuffix(".py").split("/")]
+
+    def visit(node: ast.AST, when_imported: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, when_imported) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = [*here[: -child.level], child.module or ""] if child.level else [child.module or ""]
+                for alias in child.names:
+                    target = ".".join(part for part in [*base, alias.name] if part)
+                    yield Import(target, child.lineno, when_imported)
+            else:
+                later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                typing = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+                yield from visit(child, when_imported and not later and not typing)
+
+    yield from visit(ast.parse(source), True)
+
+
+def within(target: str, package: str) -> bool:
+    return target == package or target.startswith(f"{package}.")
+
+
+def strategy(path: str) -> str:
+    """parallel/context/ring.py -> context, ditmesh.parallel.guidance -> guidance"""
+    return path.removesuffix(".py").replace("/", ".").removeprefix("ditmesh.").split(".")[1]
+
+
+def is_across(file: str, target: str) -> bool:
+    """Whether one strategy reaches into another, and not by one of the drawn ways."""
+    drawn = any(file == who and within(target, what) for who, what in ACROSS_FILES)
+    return strategy(file) != strategy(target) and not drawn
+
+
+def wrong_imports(file: str, source: str) -> list[str]:
+    """Every import of `file` that the table does not allow, with the reason."""
+    mine, wrong = room(file), []
+    for target, line, when_imported in imports(file, source):
+        where, reached, top = f"{file}:{line}", room_imported(target), target.split(".")[0]
+        if reached and reached not in MAY_IMPORT[mine] | {mine}:
+            wrong.append(f"{where}: {mine} may not import {reached} ({target})")
+        elif reached == mine == "parallel" and is_across(file, target):
+            wrong.append(f"{where}: strategies do not import each other ({target})")
+        if not reached and top not in OUTSIDE.get(mine, {top}):
+            wrong.append(f"{where}: {mine} may not import {top}")
+        is_light = mine in LIGHT_ROOMS or file in LIGHT_FILES
+        if is_light and when_imported and (top in HEAVY or reached == "api"):
+            wrong.append(f"{where}: {target} would make `ditmesh --help` slow; import it where it is used")
+        if within(target, "importlib.import_module") and mine not in ("face", "models"):
+            wrong.append(f"{where}: an import the table cannot see ({target})")
+    return wrong
+
+
+def long_functions(file: str, source: str, limit: int = 50) -> list[str]:
+    return [
+        f"{file}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines, the limit is {limit}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if node.end_lineno is not None and node.end_lineno - node.lineno >= limit
+    ]
+
+
+def broad_excepts(file: str, source: str) -> list[str]:
+    return [
+        f"{file}:{node.lineno}: name the error that is expected"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ExceptHandler)
+        if node.type is None or {"Exception", "BaseException"} & set(re.findall(r"\w+", ast.unparse(node.type)))
+    ]
+
+
+def questions(file: str, source: str) -> list[str]:
+    return [
+        f"{file}:{node.lineno}: {node.func.id}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ASKING
+    ]
+
+
+def model_names(file: str, source: str) -> list[str]:
+    """Names of models among the identifiers and texts of `file`; docstrings and comments may speak of them."""
+    found = []
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and is_documented(node)
+    }
+    for node in ast.walk(tree):
+        words = [word for _, word in ast.iter_fields(node) if isinstance(word, str) and id(node) not in docstrings]
+        found += [f"{file}:{node.lineno}: {word!r}" for word in words if MODEL_NAMES.search(word)]
+    return found
+
+
+def is_documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
