@@ -1,25 +1,51 @@
-"""Give a verb the flags of a record, and show them in sections."""
+"""Flags as the fields of a frozen record: one line each, with its section of the help, its text and its names."""
 
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import field, fields
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-BOUNDS = re.compile(r"\s*\[x>=\d\]$")  # what is too small is refused, and need not be told to everyone
+BOUNDS = re.compile(r"\s*\[x>=-?\d+\]$")  # what is too small is refused, and need not be told to everyone
+
+
+def option(
+    panel: str, help: str, *names: str, low: int | None = None, value: str | None = None, default: Any = None
+) -> Any:
+    """A field of a record that a flag fills."""
+    flag = typer.Option(*names, help=help, min=low, metavar=value, rich_help_panel=panel, show_default=False)
+    return field(default=default, metadata={"flag": flag})
+
+
+def argument(help: str, value: str) -> Any:
+    """A field of a record that a word without a flag fills."""
+    return field(metadata={"flag": typer.Argument(metavar=value, help=help, show_default=False)})
+
+
+text = partial(option, value="TEXT")
+count = partial(option, low=1, value="N")
+number = partial(option, value="X")
+switch = partial(option, default=False)
 
 
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The fields of a dataclass become the parameters of a verb, which Typer reads by its signature."""
+    """The fields of a record become the parameters of a verb, which Typer reads by its signature."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
         context = inspect.Parameter("context", keyword, annotation=typer.Context)
-        fields = [field.replace(kind=keyword) for field in inspect.signature(options).parameters.values()]
-        vars(verb)["__signature__"] = inspect.Signature([context, *fields])
-        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *fields)}
+        asked = inspect.signature(options).parameters
+        flags = [
+            inspect.Parameter(f.name, keyword, default=asked[f.name].default, annotation=Annotated[f.type, flag])
+            for f in fields(options)
+            for flag in f.metadata.values()
+        ]
+        verb.__signature__ = inspect.Signature([context, *flags])
+        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *flags)}
         return verb
 
     return decorate

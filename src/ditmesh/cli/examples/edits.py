@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ditmesh.cli.examples.example import LIGHTNING, Example, Images, Lora
+from ditmesh.cli.examples.lightning import LIGHTNING
+from ditmesh.job.example import Example, Images, Lora
 
 WIZARD = "Give the main subject a wizard's hat and a long blue cloak; keep everything else as it is."
 WINTER = "Turn the scene into a winter evening with snow and warm window light; keep the composition."

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import ditmesh
-from ditmesh.cli.examples.example import LIGHTNING, CacheSettings, ControlNet, Example, Images, Lora
+from ditmesh.cli.examples.lightning import LIGHTNING
+from ditmesh.job.example import CacheSettings, ControlNet, Example, Images, Lora
 
 CAT_SIGN = "A cat holding a sign that says hello world"
 COFFEE_SHOP = (

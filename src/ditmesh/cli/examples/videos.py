@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ditmesh.cli.examples.example import CacheSettings, Example, Images
+from ditmesh.job.example import CacheSettings, Example, Images
 
 CAT_WALKS = "A cat walks on the grass, realistic"
 BAKING = "A cat and a dog bake a cake in a cosy kitchen; the cat weighs the flour, the dog stirs the batter."
