@@ -19,9 +19,12 @@ demo: $(VENV)/.installed
 
 test: lint types pytest
 
+# Two files of tests at a time: most ranks wait for each other half of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 # Every test function that takes no more than a moment, on the first and the last of its cases.
 quick: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --quick
+	$(PYTEST) -q --quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -31,7 +34,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 # The seam's own tests on the newest releases of what it leans on: a name that changed there is one red line here.
 upstream: $(NEWEST)/.installed
