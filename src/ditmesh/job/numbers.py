@@ -39,6 +39,7 @@ def _between(value: float, low: float, high: float) -> Any:
 LIMITS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*SIDES, "num_inference_steps", "num_frames"), count),
     "num_images_per_prompt": images,
+    "residual_diff_threshold": scale,
     **dict.fromkeys(("seed", "warmup_seed"), seed),
 }
 

@@ -17,6 +17,7 @@ from ditmesh import (
 from ditmesh.cli.generate.options import Options
 from ditmesh.job.caching import Cached, choose_cache
 from ditmesh.job.example import Example
+from ditmesh.job.numbers import check_numbers
 
 # The field of the options -> its flag.
 FIELDS = {
@@ -74,9 +75,10 @@ def asked_cache(
         _refuse_idle(options)
         return None
     values = vars(options)
+    check_numbers({"residual_diff_threshold": values["residual_diff_threshold"]})
     fields = {name: values[name] for name in FIELDS if values[name] is not None} | _mask(options, steps)
     calibrator = _calibrator(options) or file.get("calibrator_config")
-    cure = f"add --ws {max(1, (steps or 0) // 2)}"
+    cure = f"add --ws {steps // 2}" if steps and steps > 1 else "leave --cache out"
     return choose_cache(example, transformers, steps, fields, calibrator, own, "--cache", cure)
 
 
