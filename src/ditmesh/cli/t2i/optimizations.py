@@ -4,12 +4,7 @@ from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
 from ditmesh.job.job import Tuning
 
-SYNONYMS = {
-    "torch_compile": "compile",
-    "flash_attention": "flash",
-    "sage_attention": "sage",
-    "pab": "pab_cache",
-}
+SYNONYMS = {"torch_compile": "compile", "flash_attention": "flash", "sage_attention": "sage", "pab": "pab_cache"}
 KERNELS = ("flash", "sage", "xformers")
 KNOWN = ("compile", "vae_slicing", "vae_tiling", "cpu_offload", *KERNELS, "cache_dit", "tf32")
 OTHER_CACHE = "ditmesh has one cache, DBCache, which knows every model; use cache_dit"
