@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import field, fields
+from dataclasses import asdict, field, fields
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ def option(
 ) -> Any:
     """A field of a record that a flag fills."""
     flag = typer.Option(*names, help=help, min=low, metavar=value, rich_help_panel=panel, show_default=False)
-    return field(default=default, metadata={"flag": flag})
+    return field(default=default, metadata={"flag": flag, "names": names})
 
 
 def argument(help: str, value: str) -> Any:
@@ -32,6 +32,17 @@ number = partial(option, value="X")
 switch = partial(option, default=False)
 
 
+def flag_of(options: Any, name: str) -> str:
+    """The flag that fills a field, by the first of its names."""
+    return next(f.metadata["names"][0] for f in fields(options) if f.name == name)
+
+
+def given_flags(options: Any, *names: str) -> list[str]:
+    """The flags of these fields that were given."""
+    values = asdict(options)
+    return [flag_of(options, name) for name in names if values[name] is not None and values[name] is not False]
+
+
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The fields of a record become the parameters of a verb, which Typer reads by its signature."""
 
@@ -40,9 +51,8 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
         context = inspect.Parameter("context", keyword, annotation=typer.Context)
         asked = inspect.signature(options).parameters
         flags = [
-            inspect.Parameter(f.name, keyword, default=asked[f.name].default, annotation=Annotated[f.type, flag])
+            asked[f.name].replace(kind=keyword, annotation=Annotated[f.type, f.metadata["flag"]])
             for f in fields(options)
-            for flag in f.metadata.values()
         ]
         verb.__signature__ = inspect.Signature([context, *flags])
         verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *flags)}

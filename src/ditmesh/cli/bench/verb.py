@@ -21,7 +21,7 @@ FORECASTS = ("none", *CALIBRATORS)
 SHARED = {"prompt", "negative_prompt", "skip_negative_prompt", "steps", "height", "width", "num_frames", "seed"}
 SHARED |= {"generator_device", "extra_input_kwargs", "image_path", "mask_image_path", "input_height", "input_width"}
 SHARED |= {"model_path", "transformer_path", "controlnet_path", "attn", "steps_mask", "mask_policy"}
-SHARED |= FIELDS.keys() - {"residual_diff_threshold"}
+SHARED |= set(FIELDS) - {"residual_diff_threshold"}
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,23 @@
 """What the flags of `ditmesh generate`, and the file by --config, say of the cache."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ditmesh import (
-    CacheType,
-    CalibratorConfig,
-    DBCacheConfig,
-    DMDCalibratorConfig,
-    FoCaCalibratorConfig,
-    TaylorSeerCalibratorConfig,
-    load_configs,
-    steps_mask,
-)
+from ditmesh import CacheType, CalibratorConfig, DBCacheConfig, load_configs, steps_mask
+from ditmesh.cli.flags import flag_of, given_flags
 from ditmesh.cli.generate.options import Options
+from ditmesh.config.cache import CALIBRATORS
 from ditmesh.job.caching import Cached, choose_cache
+from ditmesh.job.call import given
 from ditmesh.job.example import Example
 from ditmesh.job.numbers import check_numbers
 
-# The field of the options -> its flag.
-FIELDS = {
-    "residual_diff_threshold": "--rdt",
-    "Fn_compute_blocks": "--Fn",
-    "Bn_compute_blocks": "--Bn",
-    "max_warmup_steps": "--ws",
-    "warmup_interval": "--wi",
-    "max_cached_steps": "--mc",
-    "max_continuous_cached_steps": "--mcc",
-}
-MASKS = {"steps_mask": "--steps-mask", "mask_policy": "--scm"}
-CALIBRATORS: dict[str, type[CalibratorConfig]] = {
-    "taylorseer": TaylorSeerCalibratorConfig,
-    "foca": FoCaCalibratorConfig,
-    "dmd": DMDCalibratorConfig,
-}
-CALIBRATOR_FIELDS = {
-    "taylorseer_order": "--taylorseer-order",
-    "dmd_history": "--dmd-history",
-    "dmd_svd_precision": "--dmd-svd",
-}
+# Fields of the cache's configuration and of a calibrator's, by what they are called in both; each has a flag.
+NAMES = [f.name for f in fields(Options)]
+FIELDS = [f.name for f in fields(DBCacheConfig) if f.name in NAMES]
+CALIBRATOR_FIELDS = [name for name in NAMES if name.partition("_")[0] in CALIBRATORS and name not in CALIBRATORS]
 POLICIES = {"s": "slow", "m": "medium", "f": "fast", "u": "ultra"}
 
 
@@ -74,22 +52,19 @@ def asked_cache(
     if not options.cache and own is None:
         _refuse_idle(options)
         return None
-    values = vars(options)
-    check_numbers({"residual_diff_threshold": values["residual_diff_threshold"]})
-    fields = {name: values[name] for name in FIELDS if values[name] is not None} | _mask(options, steps)
+    values = asdict(options)
+    asked = given(**{name: values[name] for name in FIELDS}) | _mask(options, steps)
+    check_numbers(asked)
     calibrator = _calibrator(options) or file.get("calibrator_config")
     cure = f"add --ws {steps // 2}" if steps and steps > 1 else "leave --cache out"
-    return choose_cache(example, transformers, steps, fields, calibrator, own, "--cache", cure)
+    return choose_cache(example, transformers, steps, asked, calibrator, own, "--cache", cure)
 
 
 def _refuse_idle(options: Options) -> None:
-    values = vars(options)
-    for name, flag in (FIELDS | MASKS | CALIBRATOR_FIELDS | {"cache_summary": "--summary"}).items():
-        if values[name] is not None and values[name] is not False:
-            raise ValueError(f"{flag} is for a cache, and nothing is cached; add --cache.")
-    for name in CALIBRATORS:
-        if values[name]:
-            raise ValueError(f"--{name} extrapolates what a cache leaves out, and nothing is cached; add --cache.")
+    for flag in given_flags(options, *FIELDS, *CALIBRATOR_FIELDS, "steps_mask", "mask_policy", "cache_summary"):
+        raise ValueError(f"{flag} is for a cache, and nothing is cached; add --cache.")
+    for flag in given_flags(options, *CALIBRATORS):
+        raise ValueError(f"{flag} extrapolates what a cache leaves out, and nothing is cached; add --cache.")
 
 
 def _mask(options: Options, steps: int | None) -> dict[str, Any]:
@@ -108,14 +83,13 @@ def _mask(options: Options, steps: int | None) -> dict[str, Any]:
 
 def _calibrator(options: Options) -> CalibratorConfig | None:
     """The one way to extrapolate that was asked for."""
-    values = vars(options)
+    values = asdict(options)
     asked = [name for name in CALIBRATORS if values[name]]
     if len(asked) > 1:
         flags = " and ".join(f"--{name}" for name in asked)
         raise ValueError(f"a cached step has one forecast, and {flags} were asked for; choose one of them.")
-    own = {name: values[name] for name in CALIBRATOR_FIELDS if values[name] is not None}
+    own = given(**{name: values[name] for name in CALIBRATOR_FIELDS})
     for name in own:
-        needed = name.partition("_")[0]
-        if needed not in asked:
-            raise ValueError(f"{CALIBRATOR_FIELDS[name]} is for --{needed}, which was not asked for; add --{needed}.")
+        if (needed := name.partition("_")[0]) not in asked:
+            raise ValueError(f"{flag_of(options, name)} is for --{needed}, which was not asked for; add --{needed}.")
     return CALIBRATORS[asked[0]](**own) if asked else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmesh.cli.examples import find_example, for_pipeline
+from ditmesh.cli.flags import given_flags
 from ditmesh.cli.generate.cache import asked_cache, read_file
 from ditmesh.cli.generate.call import call_arguments
 from ditmesh.cli.generate.layout import shared_parts, with_file
@@ -79,16 +80,10 @@ def warmup_call(options: Options, job: Job) -> tuple[Mapping[str, Any], int]:
 def refuse_idle_flags(options: Options, job: Job) -> None:
     """Refuse what would have no effect here: nothing asked for is ignored."""
     example = job.example
-    if not example.frames:
-        for flag, value in (("--num-frames", options.num_frames), ("--fps", options.fps)):
-            if value is not None:
-                raise ValueError(f"{flag} is for videos, and a {example.pipeline} makes pictures; leave it out.")
-    for flag, value in (
-        ("--warmup-steps", options.warmup_steps),
-        ("--warmup-prompt", options.warmup_prompt),
-        ("--warmup-seed", options.warmup_seed),
-    ):
-        if value is not None and warmups(options, example) == 0:
+    for flag in [] if example.frames else given_flags(options, "num_frames", "fps"):
+        raise ValueError(f"{flag} is for videos, and a {example.pipeline} makes pictures; leave it out.")
+    for flag in given_flags(options, "warmup_steps", "warmup_prompt", "warmup_seed"):
+        if warmups(options, example) == 0:
             raise ValueError(f"{flag} is for untimed runs, and there are none; add --warmup 1.")
     if options.warmup_steps is not None and "num_inference_steps" not in job.call:
         raise ValueError(f"--warmup-steps: a {example.pipeline} has no single number of steps; leave it out.")
