@@ -9,46 +9,12 @@ import time
 import pytest
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli import main
 from ditmesh.cli.examples import ABSENT, EXAMPLES, find_example, for_pipeline
 from ditmesh.cli.generate.call import call_arguments
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.layout import choose_layout
 from ditmesh.cli.generate.options import Options
 from ditmesh.runtime.world import World
-
-
-@pytest.fixture
-def weightless(tmp_path):
-    """A saved FLUX.1 of 8 heads without a single weight: whatever loads it fails."""
-    folder = tmp_path / "weightless"
-    (folder / "transformer").mkdir(parents=True)
-    index = {
-        "_class_name": "FluxPipeline",
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": [None, None],
-        "text_encoder_out_layers": [9, 18],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    (folder / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
-    return str(folder)
-
-
-@pytest.fixture
-def refused(capsys, monkeypatch, tmp_path):
-    """Run `ditmesh generate ...`, which must refuse with exit code 2; return the lines it wrote to stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, code: int = 2) -> list[str]:
-        with pytest.raises(SystemExit) as end:
-            main(["generate", *arguments])
-        assert end.value.code == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        return err.splitlines()
-
-    return run
 
 
 def options(**asked) -> Options:
@@ -185,16 +151,14 @@ def test_a_flag_that_does_not_exist_is_unknown(refused):
     assert "No such option: --quantize" in refused("flux", "--quantize")[-1]
 
 
-def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
+def test_only_the_first_rank_speaks(refused, weightless, launched):
     for rank, lines in ((0, 1), (1, 0)):
-        for name, value in {"RANK": rank, "WORLD_SIZE": 3, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 3}.items():
-            monkeypatch.setenv(name, str(value))
+        launched(rank, 3)
         assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
 
 
-def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, monkeypatch):
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
-        monkeypatch.setenv(name, str(value))
+def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, launched):
+    launched(0, 2)
     (line,) = refused("flux", "--model-path", weightless, "--parallel", "ring2", "--attn", "sage")
     assert [word for word in ("--attn", "ring_size=2", "log-sum-exp", "use one of native") if word not in line] == []
 

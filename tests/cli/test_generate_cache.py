@@ -1,6 +1,5 @@
 """A cache from the command line: what every flag makes of it, what is refused, and what a run says of it."""
 
-import json
 import re
 
 import pytest
@@ -18,22 +17,6 @@ from ditmesh.runtime.world import World
 def chosen(example: str = "flux", steps: int | None = 28, transformers: int = 1, file: dict | None = None, **flags):
     flags = {"cache": True, **flags}
     return asked_cache(Options(example, **flags), file or {}, EXAMPLES[example], transformers, steps)
-
-
-@pytest.fixture
-def weightless(tmp_path):
-    """A saved FLUX.1 of 8 heads and 3 blocks without a single weight: whatever loads it fails."""
-    folder = tmp_path / "weightless"
-    (folder / "transformer").mkdir(parents=True)
-    index = {
-        "_class_name": "FluxPipeline",
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    config = {"num_attention_heads": 8, "attention_head_dim": 16, "num_layers": 1, "num_single_layers": 2}
-    (folder / "transformer" / "config.json").write_text(json.dumps(config))
-    return str(folder)
 
 
 def test_without_flags_the_command_line_has_defaults_of_its_own():
