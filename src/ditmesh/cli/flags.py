@@ -13,11 +13,12 @@ from typer.core import TyperCommand
 BOUNDS = re.compile(r"\s*\[x>=-?\d+\]$")  # what is too small is refused, and need not be told to everyone
 
 
-def option(
-    panel: str, help: str, *names: str, low: int | None = None, value: str | None = None, default: Any = None
-) -> Any:
-    """A field of a record that a flag fills."""
-    flag = typer.Option(*names, help=help, min=low, metavar=value, rich_help_panel=panel, show_default=False)
+def option(panel: str, help: str, shown: str, low: int | None = None, default: Any = None) -> Any:
+    """A field of a record that a flag fills; ``shown`` are its names and what it takes, as the help shows them."""
+    *names, last = shown.split(", ")
+    last, _, value = last.partition(" ")
+    names = (*names, last)
+    flag = typer.Option(*names, help=help, min=low, metavar=value or None, rich_help_panel=panel, show_default=False)
     return field(default=default, metadata={"flag": flag, "names": names})
 
 
@@ -26,9 +27,7 @@ def argument(help: str, value: str) -> Any:
     return field(metadata={"flag": typer.Argument(metavar=value, help=help, show_default=False)})
 
 
-text = partial(option, value="TEXT")
-count = partial(option, low=1, value="N")
-number = partial(option, value="X")
+count = partial(option, low=1)
 switch = partial(option, default=False)
 
 

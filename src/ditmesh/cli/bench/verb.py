@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from ditmesh.cli.flags import argument, option, switch, takes, text
+from ditmesh.cli.flags import argument, option, switch, takes
 from ditmesh.cli.generate.cache import CALIBRATORS, FIELDS
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import MEASURE, Options
@@ -30,16 +30,14 @@ class Sweep:
 
     example: str = argument("What to draw with.", "EXAMPLE")
     cache_sweep: bool = switch(MEASURE, "Measure the cache over thresholds.", "--cache-sweep")
-    thresholds: str | None = text(
-        MEASURE, f"By commas ({','.join(map(str, THRESHOLDS))}).", "--thresholds", value="X,..."
-    )
-    calibrator: str | None = text(
-        MEASURE, f"By commas (none,taylorseer), of {', '.join(FORECASTS)}.", "--calibrator", value="NAME,..."
+    thresholds: str | None = option(MEASURE, f"By commas ({','.join(map(str, THRESHOLDS))}).", "--thresholds X,...")
+    calibrator: str | None = option(
+        MEASURE, f"By commas (none,taylorseer), of {', '.join(FORECASTS)}.", "--calibrator NAME,..."
     )
     repeat: int = option(
         MEASURE, "Pictures, each of another seed; the best times count (3).", "--repeat", low=1, default=3
     )
-    save_path: Path | None = option(MEASURE, "The plot to write (EXAMPLE.cache.png).", "--save-path", value="FILE.png")
+    save_path: Path | None = option(MEASURE, "The plot to write (EXAMPLE.cache.png).", "--save-path FILE.png")
 
 
 def _flags() -> type:
