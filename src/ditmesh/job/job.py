@@ -18,7 +18,6 @@ class Flags:
 
     kernel: str = "--attn"
     cache: str = "--cache"
-    more_steps: str = "--ws"  # what helps where a cache would only warm up
     compile: str = "--compile"
     cpu_offload: str = "--cpu-offload"
     tf32: str = "tf32"

@@ -48,18 +48,16 @@ def shared_parts(
     """
     components = [*facts.components, *(["controlnet"] if example.controlnet else [])]
     texts = [name for name in components if name.startswith("text_encoder") or name in TEXT_ENCODERS]
-    shared: list[str] = list(layout.extra_parallel_modules)
+    shared, file = list(layout.extra_parallel_modules), f"--config {options.config_path}"
     if shared and layout.world_size == 1:
         raise ValueError(
-            f"--config {options.config_path}: extra_parallel_modules are shared over the ranks of a layout, and this "
-            f"is one process; give parallelism_config a size, such as ulysses_size: 2."
+            f"{file}: extra_parallel_modules are shared over the ranks of a layout, and this is one process; "
+            f"give parallelism_config a size, such as ulysses_size: 2."
         )
-    for name in shared:
-        if name not in components:
-            raise ValueError(
-                f"--config {options.config_path}: a {example.pipeline} has no {name!r} among its components; "
-                f"use of {', '.join(components)}."
-            )
+    if unknown := [name for name in shared if name not in components]:
+        raise ValueError(
+            f"{file}: a {example.pipeline} has no {unknown[0]!r} among its components; use of {', '.join(components)}."
+        )
     for flag, asked, what, names in (
         ("--parallel-text", options.parallel_text, "text encoder", texts),
         ("--parallel-vae", options.parallel_vae, "VAE", [name for name in components if name == "vae"]),
