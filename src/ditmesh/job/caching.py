@@ -8,7 +8,7 @@ from typing import Any
 from ditmesh import CalibratorConfig, DBCacheConfig, ParamsModifier
 from ditmesh.job.example import CacheSettings, Example
 
-DEFAULTS = {
+DEFAULTS: Mapping[str, Any] = {
     "Fn_compute_blocks": 1,
     "residual_diff_threshold": 0.12,
     "max_warmup_steps": 8,
@@ -70,8 +70,8 @@ def choose_cache(
     if own is not None:
         return Cached(own.update(**fields), calibrator)
     settings = example.cache
-    asked = settings.fields.get(steps or 0, next(iter(settings.fields.values()), {}))
-    config = DBCacheConfig(**DEFAULTS | dict(asked) | dict(fields))
+    first = next(iter(settings.fields.values()), dict[str, Any]())
+    config = DBCacheConfig(**{**DEFAULTS, **settings.fields.get(steps or 0, first), **fields})
     modifiers = _modifiers(settings, transformers, config, fields)
     every_step = config.warmup_interval == 1 and config.steps_computation_mask is None
     by_itself = not modifiers and "max_warmup_steps" not in fields

@@ -8,7 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 
 import ditmesh
 from ditmesh import api

@@ -27,7 +27,7 @@ class Drawn:
 def call_pipeline(pipe: Any, call: Mapping[str, Any], seeds: Sequence[int], device: str = "cpu") -> Any:
     """The pipeline's own result, as numbers; each picture's noise comes from a generator of its own."""
     # Some pipelines draw without the generators, as a language model does that writes tokens first.
-    torch.manual_seed(seeds[0])
+    torch.manual_seed(seeds[0])  # pyright: ignore[reportUnknownMemberType]
     noise = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     return pipe(**call, generator=noise if len(noise) > 1 else noise[0], output_type="np")
 

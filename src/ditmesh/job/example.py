@@ -55,7 +55,7 @@ class CacheSettings:
         factors: what the threshold is multiplied by, for each list of blocks.
     """
 
-    fields: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    fields: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
     transformers: tuple[Mapping[str, Any], ...] = ()
     factors: tuple[float, ...] = ()
 
@@ -92,7 +92,7 @@ class Example:
     frames: int | None = None
     fps: int = 8
     rate_argument: str | None = None
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict[str, Any])
     images: Images | None = None
     lora: Lora | None = None
     controlnet: ControlNet | None = None

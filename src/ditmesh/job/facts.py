@@ -26,7 +26,7 @@ class PipelineFacts:
     class_name: str
     components: Mapping[str, str]
     transformers: Mapping[str, TransformerFacts]
-    vae: Mapping[str, Any] = field(default_factory=dict)
+    vae: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def smallest_side(self) -> int:
@@ -50,9 +50,7 @@ def read_pipeline(model: str, transformer: TransformerFacts | None = None, flag:
         ValueError: the model is not there, or is no pipeline with a transformer.
     """
     index = read_json(model, INDEX, flag)
-    # Lists of other things are settings of the pipeline.
-    pairs = {name: x for name, x in index.items() if isinstance(x, list) and [type(y) for y in x] == [str, str]}
-    components = {name: class_name for name, (_, class_name) in pairs.items()}
+    components = {name: kind for name, value in index.items() if (kind := _component(value))}
     given = {"transformer": transformer} if transformer and "transformer" in components else {}
     transformers = {
         component: given.get(component) or TransformerFacts(name, read_json(model, f"{component}/config.json", flag))
@@ -67,13 +65,22 @@ def read_pipeline(model: str, transformer: TransformerFacts | None = None, flag:
     return PipelineFacts(index["_class_name"], components, transformers, vae)
 
 
+def _component(value: Any) -> str | None:
+    """The class of a component, which stands beside its library; lists of other things are settings of the pipeline."""
+    match value:
+        case [str(), str(class_name)]:
+            return class_name
+        case _:
+            return None
+
+
 def _patch(config: Mapping[str, Any], latent_channels: Any) -> int:
     """The latent pixels in a side of one token of a transformer."""
-    patch = config.get("patch_size", 1)
-    patch = patch[-1] if isinstance(patch, list) and patch else patch  # of time, height and width
-    if patch == 1 and latent_channels and config.get("in_channels") == 4 * latent_channels:
-        return 2  # its pipeline packs squares of 2 x 2 into the channels
-    return patch if isinstance(patch, int) else 1
+    match config.get("patch_size"):
+        case int(patch) | [*_, int(patch)] if patch > 1:  # of time, height and width
+            return patch
+        case _:  # its pipeline may pack squares of 2 x 2 into the channels
+            return 2 if latent_channels and config.get("in_channels") == 4 * latent_channels else 1
 
 
 def _is_there(model: str, name: str, components: Mapping[str, str]) -> bool:
@@ -112,7 +119,7 @@ def find_file(model: str, name: str, flag: str, otherwise: str) -> Path:
 
 
 def _fetch(hub_id: str, name: str, flag: str, otherwise: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,

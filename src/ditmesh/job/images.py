@@ -58,7 +58,7 @@ def find_inputs(
 
 def _split(given: Sequence[str]) -> list[str]:
     """Flags that may hold several paths by commas; a file that has a comma in its name, or a URL, is one."""
-    paths = []
+    paths: list[str] = []
     for text in given:
         whole = Path(text).expanduser().is_file() or text.startswith(WEB)
         paths += [text] if whole else [path.strip() for path in text.split(",") if path.strip()]

@@ -1,8 +1,8 @@
 """The numbers a picture can be drawn with: one set of limits, for the flags of every verb and for rows of a file."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 SEEDS, LARGEST, IMAGES = 2**63, 2**53, 1000
 SIDES = ("height", "width")
@@ -52,7 +52,8 @@ def check_numbers(arguments: Mapping[str, Any], smallest_side: int = 1) -> None:
     """
     for name, value in arguments.items():
         judge = LIMITS.get(name) or (scale if "scale" in name else _finite)
-        for number in value if isinstance(value, list | tuple) else [value]:
+        numbers = cast(Sequence[Any], value) if isinstance(value, list | tuple) else [value]
+        for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             try:
