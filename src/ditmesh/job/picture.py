@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ditmesh.job.call import given
+from ditmesh.job.images import WEB
 from ditmesh.job.job import Job
 
 JPEG_COMMENT = 65000  # bytes, at most
@@ -24,14 +25,19 @@ def facts_of(job: Job, call: Mapping[str, Any], seed: int) -> dict[str, Any]:
     settings = {name: value for name, value in call.items() if name not in ("prompt", *opened)}
     facts = {"prompt": call.get("prompt"), "seed": seed, "settings": settings, "model": job.model}
     return facts | given(
-        images=list(job.inputs.images) or None,
-        mask=job.inputs.mask,
+        images=[without_query(image) for image in job.inputs.images] or None,
+        mask=job.inputs.mask and without_query(job.inputs.mask),
         lora=job.lora and job.lora.file.name,
         layout=str(replace(job.layout, dp_size=1)),
         cache=job.cache and job.cache.tag,
         attention=job.kernel,
         software="ditmesh",
     )
+
+
+def without_query(image: str) -> str:
+    """A file, or a URL without what may be a secret."""
+    return image.partition("?")[0] if image.startswith(WEB) else image
 
 
 def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, Any]) -> bytes:

@@ -26,3 +26,13 @@ class World:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local_rank = int(environment.get("LOCAL_RANK", rank))
         return cls(rank, size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)), launched=True)
+
+    def ranks(self, asked: int | None, flag: str) -> int | None:
+        """How many ranks there are to be: those that were launched, or as many as a flag asks for, or None.
+
+        Raises:
+            ValueError: the flag asks for other than there are.
+        """
+        if self.launched and asked not in (None, self.size):
+            raise ValueError(f"{flag} {asked}, but torchrun started {self.size} ranks; leave {flag} out.")
+        return self.size if self.launched else asked

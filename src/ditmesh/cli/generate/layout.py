@@ -77,9 +77,7 @@ def choose_layout(parallel: str | None, nproc: int | None, world: World) -> Para
     Raises:
         ValueError: the ranks there are, or are asked for, do not fill the layout.
     """
-    ranks = world.size if world.launched else nproc
-    if world.launched and nproc not in (None, world.size):
-        raise ValueError(f"--nproc {nproc}, but torchrun started {world.size} ranks; leave --nproc out under torchrun.")
+    ranks = world.ranks(nproc, "--nproc")
     if parallel is None:
         if ranks is not None and ranks > 1:
             raise ValueError(

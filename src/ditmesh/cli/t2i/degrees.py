@@ -5,6 +5,8 @@ from math import prod
 from typing import Any
 
 from ditmesh import ParallelismConfig
+from ditmesh.cli.flags import flag_of
+from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
 
 PREFIX = "DG_XDIT_"
@@ -15,13 +17,14 @@ VARIABLES = {
     "DG_XDIT_RING_DEGREE": "ring_size",
     "DG_XDIT_ULYSSES_DEGREE": "ulysses_size",
 }
-FLAGS = {
-    "dp_size": "--data_parallel_degree",
-    "cfg_size": "--use_cfg_parallel",
-    "pp_size": "--pipefusion_parallel_degree",
-    "ring_size": "--ring_degree",
-    "ulysses_size": "--ulysses_degree",
-    "tp_size": "--tensor_parallel_degree",
+# The field of the flags that asks for each size.
+DEGREES = {
+    "dp_size": "data_parallel_degree",
+    "cfg_size": "use_cfg_parallel",
+    "pp_size": "pipefusion_degree",
+    "ring_size": "ring_degree",
+    "ulysses_size": "ulysses_degree",
+    "tp_size": "tensor_parallel_degree",
 }
 DEBUG = "DG_DEBUG"
 YES, NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -81,7 +84,12 @@ def choose_degrees(
     }
     product = prod(sizes.values())
     if ranks is not None and product != ranks:
-        told = " x ".join(f"{degree} ({FLAGS[size]})" for size, degree in sizes.items() if degree > 1) or "1"
+        told = (
+            " x ".join(
+                f"{degree} ({flag_of(BatchOptions, DEGREES[size])})" for size, degree in sizes.items() if degree > 1
+            )
+            or "1"
+        )
         if "dp_size" in sizes or ranks % product:
             raise ValueError(
                 f"the degrees {told} need {product} {'rank' if product == 1 else 'ranks'}, and there are to be {ranks} "

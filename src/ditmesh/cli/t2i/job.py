@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.pictures import PICTURES
-from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
+from ditmesh.cli.flags import given_flags
+from ditmesh.cli.t2i.degrees import DEBUG, DEGREES, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
@@ -132,18 +133,10 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
     """
     if options.backend not in BACKENDS:
         raise ValueError(f"--backend {options.backend}: {suggest(options.backend, BACKENDS)}")
-    flags = {
-        "dp_size": options.data_parallel_degree,
-        "cfg_size": None if options.use_cfg_parallel is None else 1 + options.use_cfg_parallel,
-        "pp_size": options.pipefusion_degree,
-        "ring_size": options.ring_degree,
-        "ulysses_size": options.ulysses_degree,
-        "tp_size": options.tensor_parallel_degree,
-    }
+    flags = {size: asdict(options)[name] for size, name in DEGREES.items()}
+    flags["cfg_size"] = None if options.use_cfg_parallel is None else 1 + options.use_cfg_parallel
     patches = given(num_pipeline_patch=options.num_pipeline_patch, warmup_steps=options.warmup_steps)
-    if world.launched and options.num_gpus not in (None, world.size):
-        raise ValueError(f"--num_gpus {options.num_gpus}, but torchrun started {world.size} ranks; leave it out.")
-    ranks = world.size if world.launched else options.num_gpus
+    ranks = world.ranks(options.num_gpus, "--num_gpus")
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")
@@ -158,9 +151,8 @@ def choose_nodes(options: BatchOptions, layout: ParallelismConfig) -> Nodes | No
         ValueError: it does not say enough, or too much.
     """
     if options.nnodes == 1:
-        for flag, value in (("--node_rank", options.node_rank), ("--rdzv_endpoint", options.rdzv_endpoint)):
-            if value is not None:
-                raise ValueError(f"{flag} is for several machines; add --nnodes, or leave it out.")
+        for flag in given_flags(options, "node_rank", "rdzv_endpoint"):
+            raise ValueError(f"{flag} is for several machines; add --nnodes, or leave it out.")
         return None
     if options.node_rank is None or options.rdzv_endpoint is None:
         raise ValueError("--nnodes needs --node_rank, from 0, and --rdzv_endpoint, the address and port of machine 0.")
