@@ -11,7 +11,7 @@ from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import Options
 from ditmesh.cli.t2i.job import describe_batch
 from ditmesh.cli.t2i.options import BatchOptions
-from ditmesh.job.job import Flags
+from ditmesh.job.description import Flags
 from ditmesh.runtime.world import World
 from tests.cli.conftest import save_index
 

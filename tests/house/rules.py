@@ -53,7 +53,8 @@ HEAVY |= {"matplotlib"}
 LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
 LIGHT_FILES |= {
-    f"job/{name}.py" for name in ("caching", "call", "checks", "example", "facts", "job", "numbers", "weights")
+    f"job/{name}.py"
+    for name in ("caching", "call", "checks", "description", "example", "facts", "job", "numbers", "weights")
 }
 
 ASKING = {"hasattr", "getattr", "setattr", "delattr"}

@@ -18,7 +18,7 @@ from ditmesh.batch.pictures import Picture, Recipe, all_pictures, batches
 from ditmesh.batch.rows import BadRow, GoodRow
 from ditmesh.batch.work_list import WorkList
 from ditmesh.batch.writer import remove_unfinished, write
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 from ditmesh.job.picture import encode, facts_of
 
 log = logging.getLogger("ditmesh.batch")

@@ -11,7 +11,7 @@ from ditmesh.runtime.launch import describe, speak_once
 from ditmesh.runtime.world import World
 
 if TYPE_CHECKING:
-    from ditmesh.job.job import Job
+    from ditmesh.job.description import Job
 
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
 FAILED = 1

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ditmesh.checks import check_layout
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 from ditmesh.job.numbers import check_numbers
 
 

@@ -13,8 +13,8 @@ from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeSt
 import ditmesh
 from ditmesh import api
 from ditmesh.job.call import OURS, check_two_branches
+from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
-from ditmesh.job.job import Job
 from ditmesh.upstream.modules import repeated_blocks
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 from ditmesh.runtime.world import World
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

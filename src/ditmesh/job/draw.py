@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 import ditmesh
 from ditmesh.job.classes import diffusers_class
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
 
 KEPT_WHOLE = "every rank keeps the whole of "  # so the library says it

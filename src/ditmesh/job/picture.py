@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ditmesh.job.call import given
+from ditmesh.job.description import Job
 from ditmesh.job.images import WEB
-from ditmesh.job.job import Job
 
 JPEG_COMMENT = 65000  # bytes, at most
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription

@@ -18,9 +18,9 @@ from ditmesh.cli.generate.cache import CALIBRATORS, asked_cache
 from ditmesh.cli.generate.options import Options
 from ditmesh.job import load
 from ditmesh.job.caching import Cached
+from ditmesh.job.description import Job
 from ditmesh.job.devices import device_of, dtype_of, name_of
 from ditmesh.job.draw import Drawn, draw
-from ditmesh.job.job import Job
 from ditmesh.runtime.world import World
 
 CacheStats = Any  # of ditmesh.summary

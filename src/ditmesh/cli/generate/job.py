@@ -14,10 +14,10 @@ from ditmesh.cli.generate.layout import shared_parts, with_file
 from ditmesh.cli.generate.options import Options
 from ditmesh.job.call import given
 from ditmesh.job.checks import check_facts, check_place
+from ditmesh.job.description import Job, Tuning
 from ditmesh.job.example import Example
 from ditmesh.job.facts import read_pipeline
 from ditmesh.job.images import find_inputs
-from ditmesh.job.job import Job, Tuning
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.weights import find_controlnet, find_lora, find_transformer
 from ditmesh.runtime.world import World

@@ -18,9 +18,9 @@ from ditmesh.cli.generate.job import warmup_call, warmups
 from ditmesh.cli.generate.memory import PhasePeaks, gauge_for
 from ditmesh.cli.generate.options import Options
 from ditmesh.job import load
+from ditmesh.job.description import Job
 from ditmesh.job.devices import device_of, dtype_of, name_of
 from ditmesh.job.draw import Drawn, draw
-from ditmesh.job.job import Job
 from ditmesh.job.picture import facts_of
 from ditmesh.runtime.launch import cores
 from ditmesh.runtime.world import World

@@ -12,7 +12,7 @@ from rich.table import Table
 from ditmesh.cli.generate.job import warmups
 from ditmesh.cli.generate.options import Options
 from ditmesh.job.call import given
-from ditmesh.job.job import Job
+from ditmesh.job.description import Job
 
 
 def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:

@@ -84,12 +84,8 @@ def choose_degrees(
     }
     product = prod(sizes.values())
     if ranks is not None and product != ranks:
-        told = (
-            " x ".join(
-                f"{degree} ({flag_of(BatchOptions, DEGREES[size])})" for size, degree in sizes.items() if degree > 1
-            )
-            or "1"
-        )
+        spread = {flag_of(BatchOptions, DEGREES[size]): degree for size, degree in sizes.items() if degree > 1}
+        told = " x ".join(f"{degree} ({flag})" for flag, degree in spread.items()) or "1"
         if "dp_size" in sizes or ranks % product:
             raise ValueError(
                 f"the degrees {told} need {product} {'rank' if product == 1 else 'ranks'}, and there are to be {ranks} "

@@ -16,9 +16,9 @@ from ditmesh.config import suggest
 from ditmesh.job.caching import choose_cache
 from ditmesh.job.call import default_arguments, given
 from ditmesh.job.checks import check_facts, check_place
+from ditmesh.job.description import Flags, Job
 from ditmesh.job.example import Example
 from ditmesh.job.facts import PipelineFacts, read_pipeline
-from ditmesh.job.job import Flags, Job
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.weights import find_lora
 from ditmesh.runtime.machines import Nodes

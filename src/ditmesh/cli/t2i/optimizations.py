@@ -2,7 +2,7 @@
 
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
-from ditmesh.job.job import Tuning
+from ditmesh.job.description import Tuning
 
 SYNONYMS = {"torch_compile": "compile", "flash_attention": "flash", "sage_attention": "sage", "pab": "pab_cache"}
 KERNELS = ("flash", "sage", "xformers")

@@ -22,8 +22,8 @@ from ditmesh.cli.t2i.job import Batch
 from ditmesh.config import describe_groups
 from ditmesh.job import load
 from ditmesh.job.classes import taken_arguments
+from ditmesh.job.description import Job
 from ditmesh.job.devices import device_of, dtype_of
-from ditmesh.job.job import Job
 from ditmesh.runtime.world import World
 
 
