@@ -52,10 +52,8 @@ HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
-LIGHT_FILES |= {
-    f"job/{name}.py"
-    for name in ("caching", "call", "checks", "description", "example", "facts", "job", "numbers", "weights")
-}
+LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
+LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 
 ASKING = {"hasattr", "getattr", "setattr", "delattr"}
 ASKING_BUDGET = 10
