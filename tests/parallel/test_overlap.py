@@ -145,19 +145,19 @@ def test_a_copy_of_the_scheduler_steps_alone(ranks: Ranks) -> None:
 
 
 def test_a_promise_is_kept_when_its_numbers_are_asked_for() -> None:
-    later = Later(torch.zeros(2, 3), lambda memory: memory.copy_(torch.arange(6.0).view(2, 3)))
-    x = later.promise()
+    later = Later(torch.zeros(2, 3), lambda later: later.memory.copy_(torch.arange(6.0).view(2, 3)))
+    x = later.deferred()
     same = x[:, : x.shape[1]].to(x.dtype).contiguous()
     assert (x.shape, x.dtype, len(x)) == ((2, 3), torch.float32, 2)
-    assert later.is_promised(x)
-    assert later.is_promised(same)
-    assert not later.is_promised(x[:, :2])
+    assert later.is_unread(x)
+    assert later.is_unread(same)
+    assert not later.is_unread(x[:, :2])
     assert not later.settled
     whole = copy.deepcopy(x)
     assert later.settled
     assert type(whole) is type(pickle.loads(pickle.dumps(x))) is Tensor
     assert x.to(torch.float64).sum() == whole.sum() == 15
-    assert not later.is_promised(x)
+    assert not later.is_unread(x)
     assert same.sum() == 15
 
 

@@ -39,7 +39,6 @@ class Stage:
     Attributes:
         stages: the blocks of every stage.
         own: those of this one.
-        look: takes the place of all blocks for a while.
     """
 
     def __init__(self, title: str, links: list[Link], stages: list[range], mesh: Mesh):
@@ -47,37 +46,32 @@ class Stage:
         self.own = stages[mesh["pp"].get_local_rank()]
         at = {id(link): position for position, link in enumerate(links)}
         back = [(at[id(link.back)], position) for position, link in enumerate(links) if link.back is not None]
-        self.neighbours = StageLinks(mesh, stages, back)
+        self.stage_links = StageLinks(mesh, stages, back)
         self.edges = {blocks.stop - 1 for blocks in stages}
         self.passed: set[int] = set()
         self.at_end: Callable[[], None] = lambda: None
-        self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     def runs(self, position: int) -> bool:
         """A block is called; whether it runs here."""
         self.passed.add(position)
-        return self.look is None and position in self.own
+        return position in self.own
 
     def has_run(self, position: int, output: Any) -> None:
         """A block of this stage returns."""
-        if position in self.neighbours.outlets:
-            self.neighbours.send(position, self.links[position].unpack(output))
+        if position in self.stage_links.outlets:
+            self.stage_links.send(position, self.links[position].unpack(output))
         if position == len(self.links) - 1:
             self.at_end()
 
     def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a block returns that runs on another stage: its streams, or what that stage has sent."""
         link = self.links[position]
-        if self.look is not None:
-            output = self.look(position, args, kwargs)
-        else:
-            streams = link.streams(args, kwargs)
-            if position in self.neighbours.inlets:
-                streams = self.neighbours.receive(position, streams)
-            output = link.pack(streams)
+        streams = link.streams(args, kwargs)
+        if position in self.stage_links.inlets:
+            streams = self.stage_links.receive(position, streams)
         if position == len(self.links) - 1:
             self.at_end()
-        return output
+        return link.pack(streams)
 
     def check(self) -> None:
         """Refuse a call that left out a block where a stage ends; all ranks see that it did.
@@ -153,7 +147,7 @@ class Step:
         """The numbers of the patches; when one is given out, its ``forward`` is to be run."""
         patches, forms = self._patches()
         for patch in patches:
-            self.fusion.stage.neighbours.begin(patch, forms)
+            self.fusion.stage.stage_links.begin(patch, forms)
             yield patch
 
     def forward(self) -> Any:
@@ -167,7 +161,7 @@ class Step:
         output = None
         for _ in self.forwards():
             output = self.forward()
-        self.fusion.stage.neighbours.finish()
+        self.fusion.stage.stage_links.finish()
         return self.fusion._of_last_stage(output, tree_leaves((self.args, self.kwargs)))
 
     def _patches(self) -> tuple[Iterable[int], Forms]:
