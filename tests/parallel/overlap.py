@@ -287,6 +287,23 @@ def depends_on_all(where: str) -> tuple[Tensor, Tensor]:
     return latents(True), latents(False)
 
 
+def mixed_unseen() -> str:
+    """The error where a hook of the transformer itself mixes the latents, which is not asked what it does."""
+    model, inputs = given("flux", 0)
+
+    def centre(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {"hidden_states": kwargs["hidden_states"] - kwargs["hidden_states"].mean()}
+
+    model.register_forward_pre_hook(centre, with_kwargs=True)
+    pipe = Pipe(model, _scheduler(""))
+    ditmesh.enable_cache(pipe, parallelism_config=config("pp2", num_pipeline_patch=3))
+    try:
+        pipe(inputs)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def steps_of_a_copy() -> tuple[int, int]:
     """Where a pipeline's scheduler is, and a copy of it that has stepped."""
     pipe = enabled("flux", "pp2", 2)
