@@ -15,15 +15,14 @@ from torch import Tensor
 import ditmesh
 from ditmesh import ParallelismConfig
 from tests.cases.common import HEAD_DIM, HEADS
+from tests.parallel.mixing import depends_on_all, mixed_unseen
 from tests.parallel.overlap import (
     HABITS,
     STEPS,
     aborted,
     cost_of_steps,
-    depends_on_all,
     first_goes_on,
     kept,
-    mixed_unseen,
     one_process,
     requests,
     steps_of_a_copy,
