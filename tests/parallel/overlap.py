@@ -220,11 +220,12 @@ def aborted(where: str) -> tuple[Tensor, Tensor]:
 
 
 def kept(patches: int) -> list[Tensor]:
-    """The latents of all steps, read after the request by one rank alone."""
-    pipe = enabled("flux", "pp2", patches)
-    pipe.after = lambda i, x: pipe.kept.append(x) or x
+    """The latents of all steps, kept by one rank alone and read after the request."""
+    pipe, is_first = enabled("flux", "pp2", patches), dist.get_rank() == 0
+    if is_first:
+        pipe.after = lambda i, x: pipe.kept.append(x) or x
     pipe(given("flux", 0)[1])
-    return [x.clone() for x in pipe.kept] if dist.get_rank() == 0 else []
+    return [x.clone() for x in pipe.kept]
 
 
 def first_goes_on(folder: Path, patches: int) -> bool:
@@ -269,9 +270,9 @@ def cost_of_steps(layout: str, patches: int) -> list[tuple[dict[str, int], dict[
 
 
 def depends_on_all(where: str) -> tuple[Tensor, Tensor]:
-    """The latents of a model whose stages need all of a patch's latents themselves: promised, and not."""
+    """The latents of a model whose stages need all latents themselves: deferred, and not."""
 
-    def latents(promised: bool) -> Tensor:
+    def latents(deferred: bool) -> Tensor:
         pipe, seen = enabled("flux", "pp2", 3), []
         model = pipe.components["transformer"]
         model.x_embedder.register_forward_hook(lambda module, args, out: seen.append(args[0].mean()))
@@ -279,7 +280,7 @@ def depends_on_all(where: str) -> tuple[Tensor, Tensor]:
             model.time_text_embed.register_forward_hook(lambda module, args, out: out + seen[-1])
         else:
             model.proj_out.register_forward_pre_hook(lambda module, args: (args[0] + seen[-1],))
-        if not promised:
+        if not deferred:
             pipe.between = lambda i, noise, x: (noise * 1, x)
         return pipe(given("flux", 0)[1])
 
