@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ditmesh.runtime.mesh import Axis
 
 # torch 2.13 renamed it.
 _all_gather_single = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
@@ -32,26 +33,26 @@ def shard_sizes(length: int, degree: int) -> list[int]:
     return [base + 1] * longer + [base] * (degree - longer)
 
 
-def shard(x: Tensor, dim: int, mesh: DeviceMesh) -> Tensor:
+def shard(x: Tensor, dim: int, mesh: Axis) -> Tensor:
     """This rank's shard of a dimension, as a view."""
     return x.tensor_split(mesh.size(), dim)[mesh.get_local_rank()]
 
 
-def all_reduce(x: Tensor, mesh: DeviceMesh) -> Tensor:
+def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
     """The sum over the ranks, in place."""
     x = x.detach()
     dist.all_reduce(x, group=mesh.get_group())
     return x
 
 
-def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: DeviceMesh) -> Tensor:
+def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axis) -> Tensor:
     """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
     received = x.new_empty(sum(receive))
     dist.all_to_all_single(received, x.detach(), list(receive), list(send), group=mesh.get_group())
     return received
 
 
-def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: DeviceMesh) -> Tensor:
+def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: Axis) -> Tensor:
     """Every rank's shard, ``sizes[i]`` long on rank i, put together along ``dim``."""
     rows = x.detach().movedim(dim, 0).contiguous()
     if len(set(sizes)) == 1:
@@ -72,7 +73,7 @@ class Rotation:
     The tensor sent and the handles are held until ``wait``: a dropped handle is a lost message on gloo.
     """
 
-    def __init__(self, sent: Tensor, received: Tensor, mesh: DeviceMesh):
+    def __init__(self, sent: Tensor, received: Tensor, mesh: Axis):
         group, rank, degree = mesh.get_group(), mesh.get_local_rank(), mesh.size()
         sent, transfers = sent.detach(), []
         if sent.numel():
@@ -91,8 +92,8 @@ class Rotation:
 class Transfer:
     """A tensor on its way to a rank of a group, or from it; tensor and handle are held until ``wait``."""
 
-    def __init__(self, x: Tensor, group: dist.ProcessGroup, to: int | None = None, source: int | None = None):
-        self._held = x
+    def __init__(self, x: Tensor, axis: Axis, to: int | None = None, source: int | None = None):
+        self._held, group = x, axis.get_group()
         self._work = (
             dist.irecv(x, group=group, group_src=source) if to is None else dist.isend(x, group=group, group_dst=to)
         )
@@ -103,7 +104,7 @@ class Transfer:
         return self._held
 
 
-def broadcast(x: Tensor, source: int, mesh: DeviceMesh) -> Tensor:
+def broadcast(x: Tensor, source: int, mesh: Axis) -> Tensor:
     """The tensor of one rank on all of them, in place."""
     dist.broadcast(x, group=mesh.get_group(), group_src=source)
     return x
