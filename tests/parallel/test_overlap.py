@@ -15,12 +15,12 @@ from torch import Tensor
 import ditmesh
 from ditmesh import ParallelismConfig
 from tests.cases.common import HEAD_DIM, HEADS
+from tests.parallel.mixing import depends_on_all, mixed_unseen
 from tests.parallel.overlap import (
     HABITS,
     STEPS,
     aborted,
     cost_of_steps,
-    depends_on_all,
     first_goes_on,
     kept,
     one_process,
@@ -137,6 +137,11 @@ def test_a_step_sends_its_latents_back_and_waits_for_nobody(ranks: Ranks, patche
 def test_a_model_whose_stages_need_all_latents_is_found_out(ranks: Ranks, where: str) -> None:
     for deferred, at_once in ranks.run(depends_on_all, 2, where):
         assert torch.equal(deferred, at_once)
+
+
+def test_latents_that_are_mixed_unseen_are_an_error(ranks: Ranks) -> None:
+    for message in ranks.run(mixed_unseen, 2):
+        assert "a hook or a replaced forward mixes the latents" in message
 
 
 def test_a_copy_of_the_scheduler_steps_alone(ranks: Ranks) -> None:

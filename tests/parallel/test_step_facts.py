@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -135,6 +136,11 @@ def test_schedulers_with_noise_or_a_memory_are_not_of_the_table(name: str, optio
     scheduler = getattr(diffusers, name)(**options)
     assert not apart_equals_whole(scheduler, torch.float32, tokens=12)
     assert not is_tokenwise(scheduler, {"timestep": torch.ones(1)})
+
+
+def test_the_page_names_the_schedulers_of_the_table() -> None:
+    page = Path("docs/pipefusion.md").read_text()
+    assert all(f"`{name}`" in page for name in TOKENWISE_SCHEDULERS)
 
 
 def test_a_scheduler_of_somebody_else_is_not_of_the_table() -> None:

@@ -108,7 +108,11 @@ class Overlap:
         return later
 
     def _fill(self, later: Later) -> None:
-        """Somebody reads a deferred tensor, on all ranks."""
+        """Somebody reads a deferred tensor, on all ranks.
+
+        Raises:
+            ValueError: it is no numbers, since something used latents that were not there yet.
+        """
         waiting, latest = self.waiting, self.latents[-1] if self.latents else None
         if waiting is not None and later is waiting.output:
             self.waiting = None
@@ -119,6 +123,12 @@ class Overlap:
         if later is latest:
             self.lane.clear()
         self.lane.share(later.memory)
+        if later.memory.isnan().any():
+            raise ValueError(
+                f"the latents of {self.fusion.stage.title} are no numbers. If one process makes numbers of them, "
+                f"a hook or a replaced forward mixes the latents of patches outside the blocks: remove it, or pass "
+                f"num_pipeline_patch=1."
+            )
         if waiting is not None:  # who reads may write: the transformer was called before that
             waiting.output.settle()
 
