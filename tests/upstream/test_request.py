@@ -78,7 +78,7 @@ def test_a_request_without_a_generator_draws_what_the_first_rank_would_draw_alon
 def different(flux: str, layout: str) -> tuple[list[str], float]:
     """What requests say whose arguments differ between ranks, and how far the next good one is from the first."""
     pipe, rank, told = load(flux, layout), torch.distributed.get_rank(), []
-    good = CALL | {"generator": torch.Generator().manual_seed(0)}
+    good = GUIDED | {"generator": torch.Generator().manual_seed(0)}
     before = pipe(**good).images[0]
     for name, of_ranks in {
         "prompt": ("a cat", "a dog"),
@@ -89,10 +89,10 @@ def different(flux: str, layout: str) -> tuple[list[str], float]:
         "sigmas": ([1.0, 0.5, 0.2], [1.0, 0.5, 0.3]),
     }.items():
         with pytest.raises(ValueError, match=rf"\({name} differ\)") as error:
-            pipe(**CALL | {name: of_ranks[rank]})
+            pipe(**GUIDED | {name: of_ranks[rank]})
         told.append(str(error.value))
     with pytest.raises(ValueError, match=r"\(prompt, guidance_scale differ\)"):
-        pipe(**CALL | ({"prompt": "x"} if rank else {"guidance_scale": 2.0}))
+        pipe(**GUIDED | ({"prompt": "x"} if rank else {"guidance_scale": 2.0}))
     good["generator"] = torch.Generator().manual_seed(0)
     # Functions may differ: one rank may show how far it is.
     shown = {} if rank else {"callback_on_step_end": lambda pipe, step, time, kwargs: kwargs}
@@ -219,7 +219,7 @@ def test_a_modular_pipeline_is_spread(ranks: Ranks, flux: str, sizes: dict[str, 
 
 def test_an_enabled_pipeline_looks_like_a_stock_one(flux: str, tmp_path: Path) -> None:
     pipe, other = FluxPipeline.from_pretrained(flux), FluxPipeline.from_pretrained(flux)
-    ditmesh.enable_cache(pipe)
+    ditmesh.enable_cache(pipe, cache_config=CACHE)
     assert type(pipe).__name__ == "FluxPipeline"
     assert isinstance(pipe, FluxPipeline)
     assert inspect.signature(pipe.__call__) == inspect.signature(other.__call__)

@@ -39,7 +39,7 @@ class Requests:
         self.gang: Gang | None = None  # the ranks that draw a picture together, if they are several
         self.pipe = self._enabled = pipe
         self._transformers = {id(model) for model in transformers}
-        self._is_called, self._undo = False, undo
+        self._is_called, self._unwrap = False, undo.enter_context(ExitStack())  # pipelines are found later, too
         self._place: tuple[Hashable, Any] = None, None  # the call, and the times of its denoising loop
         self._watch(pipe)
         for part in parts:
@@ -112,8 +112,8 @@ class Requests:
         stock = type(pipe)
         vars(pipe)[REQUESTS] = self
         pipe.__class__ = _wrapped(stock)
-        self._undo.callback(setattr, pipe, "__class__", stock)
-        self._undo.callback(vars(pipe).pop, REQUESTS, None)
+        self._unwrap.callback(setattr, pipe, "__class__", stock)
+        self._unwrap.callback(vars(pipe).pop, REQUESTS, None)
 
 
 @cache
