@@ -195,10 +195,8 @@ def _requests(plan: Plan, mesh: Mesh | None, undo: ExitStack) -> Requests | None
     """The requests of the pipeline, which its ranks go through in step; a transformer by itself has none."""
     if isinstance(plan.pipe, nn.Module):
         return None
-    requests = Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), undo)
-    if mesh is not None and plan.parallelism.world_size > plan.parallelism.dp_size:
-        requests.gang = Gang(mesh)
-    return requests
+    gang = Gang(mesh) if mesh is not None and plan.parallelism.world_size > plan.parallelism.dp_size else None
+    return Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), gang, undo)
 
 
 def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:

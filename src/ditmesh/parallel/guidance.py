@@ -92,7 +92,7 @@ class Guidance:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.branches.requests is not None:
-            self.branches.requests.notice()
+            self.branches.requests.notice(self.names, args, kwargs)
         bound = tree_map(plain, bind(self.names, args, kwargs))
         memories = {name: x for name, x in bound.items() if "cache" in name and x is not None}
         if self._fills(memories):

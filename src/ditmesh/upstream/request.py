@@ -6,17 +6,21 @@ them, and its calls are wrapped from the next one on.
 """
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
 from typing import Any
+from weakref import WeakSet
 
-from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
+from diffusers.modular_pipelines.modular_pipeline import ModularPipeline, PipelineState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from ditmesh.runtime.agreement import alike, share_randomness
+from ditmesh.runtime.agreement import ADVICE_IF_FOUND, Agreement
+from ditmesh.runtime.collectives import never_compiled
 from ditmesh.runtime.gang import Gang
+from ditmesh.upstream.modules import argument_names, bind, override
 
 REQUESTS = "_ditmesh_requests"  # the attribute of a pipeline that holds the requests it takes part in
 Listener = Callable[[], None]
@@ -32,18 +36,31 @@ class Requests:
         pipe: the pipeline whose request is under way; without one, the enabled pipeline.
     """
 
-    def __init__(self, pipe: Any, transformers: Iterable[nn.Module], parts: Iterable[nn.Module], undo: ExitStack):
+    def __init__(
+        self,
+        pipe: Any,
+        transformers: Iterable[nn.Module],
+        parts: Iterable[nn.Module],
+        gang: Gang | None,
+        undo: ExitStack,
+    ):
         self.at_beginning: list[Listener] = []
         self.at_end: list[Listener] = []
         self.at_failure: list[Listener] = []
-        self.gang: Gang | None = None  # the ranks that draw a picture together, if they are several
         self.pipe = self._enabled = pipe
         self._transformers = {id(model) for model in transformers}
-        self._is_called, self._unwrap = False, undo.enter_context(ExitStack())  # pipelines are found later, too
-        self._place: tuple[Hashable, Any] = None, None  # the call, and the times of its denoising loop
+        self._gang, self._agreement = gang, None if gang is None else Agreement(gang)
+        self._is_called = False
+        self._place: tuple[Any, Any] = None, None  # what is called, and the times of its denoising loop
+        self._found: Any = None  # a pipeline whose first call is under way, which is not wrapped
+        self._drew_apart = False  # and may have drawn noise before it was found
+        self._of_found = ExitStack()
+        self._watched: WeakSet[Any] = WeakSet()
         self._watch(pipe)
+        undo.callback(self._leave)
         for part in parts:
-            undo.callback(part.register_forward_pre_hook(self._notice_part, prepend=True).remove)
+            hook = never_compiled(self._notice_part)
+            undo.callback(part.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
 
     def now(self) -> Hashable:
         """Something that changes between the steps of the pipeline, and not within one."""
@@ -51,19 +68,28 @@ class Requests:
         # A scheduler that does not count its steps belongs to a pipeline that calls the transformer once in each.
         return getattr(scheduler, "step_index", object())
 
-    def notice(self) -> None:
+    def notice(self, names: list[str], args: Any, kwargs: Any) -> None:
         """A transformer is called: begin, if it is in another request or another denoising loop than before."""
         call = self._current_call()
         times = getattr(getattr(self.pipe, "scheduler", None), "timesteps", None)
-        if call != self._place[0] or times is not self._place[1]:
+        if call is not self._place[0] or times is not self._place[1]:
             self._place = call, times
             _tell(self.at_beginning)
+        if self._agreement is not None and self._drew_apart:
+            self._drew_apart = False
+            for latents in tree_leaves(bind(names, args, kwargs).get(names[0]))[:1]:
+                self._agreement.check_noise(latents)
 
     def call(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Any:
         """A pipeline is called: go through its request in step with the other ranks."""
+        outer, self.pipe = self.pipe, pipe
         if self._is_called:  # by one that is under way
-            return stock(pipe, *args, **kwargs)
-        self.pipe, self._is_called, is_done = pipe, True, False
+            try:
+                return stock(pipe, *args, **kwargs)
+            finally:
+                self.pipe = outer
+        self._of_found.close()
+        self._is_called, is_done = True, False
         try:
             with self._together(stock, pipe, args, kwargs):
                 _tell(self.at_beginning)
@@ -78,42 +104,70 @@ class Requests:
 
     @contextmanager
     def _together(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Iterator[None]:
-        if self.gang is None:
+        if self._gang is None or self._agreement is None:
             yield
             return
-        given = inspect.signature(stock).bind_partial(pipe, *args, **kwargs).arguments
-        given = {"the pipeline": type(pipe).__name__} | dict(list(given.items())[1:])
-        with self.gang, alike(self.gang, given):
-            yield
+        with self._gang:
+            given = inspect.signature(stock).bind(pipe, *args, **kwargs)
+            given.apply_defaults()
+            self._agreement.begin(_named(pipe, given.arguments))
+            try:
+                yield
+            finally:
+                self._agreement.end()
 
-    def _current_call(self) -> Hashable:
+    def _current_call(self) -> Any:
         """What tells the call under way from others; None if no pipeline is called."""
         if self._is_called:
-            return id(self)
-        for pipe, frame in _called_pipelines():
-            if REQUESTS in vars(pipe) or self._transformers & {id(part) for part in pipe.components.values()}:
-                if REQUESTS not in vars(pipe):
-                    self._watch(pipe)
-                self.pipe = pipe
-                return frame
-        self.pipe = self._enabled
+            return self
+        for pipe, given in _called_pipelines():
+            if pipe is self._found:
+                return pipe
+            if REQUESTS not in vars(pipe) and self._transformers & {id(part) for part in pipe.components.values()}:
+                self._find(pipe, given)
+                return pipe
         return None
 
-    def _notice_part(self, module: nn.Module, args: Any) -> None:
-        """A part is called: the ranks of a pipeline that is not wrapped yet go on with the same randomness."""
-        if self._is_called or self.gang is None:
-            return
-        call = self._current_call()
-        if call is not None and call != self._place[0]:
-            self._place = call, None
-            share_randomness(self.gang)
+    def _notice_part(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if id(module) in self._transformers:
+            self.notice(argument_names(module), args, kwargs)
+        else:
+            self._current_call()
+
+    def _find(self, pipe: Any, given: Mapping[str, Any]) -> None:
+        """A pipeline that is not wrapped calls its first part: its ranks go on in step."""
+        self._of_found.close()
+        self._watch(pipe)
+        self.pipe = self._found = pipe
+        self._of_found.callback(self._lose)
+        if isinstance(pipe, DiffusionPipeline):
+            free_hooks = pipe.maybe_free_model_hooks
+
+            def end() -> None:
+                _tell(self.at_end)
+                self._of_found.close()
+                free_hooks()
+
+            override(pipe, "maybe_free_model_hooks", end, self._of_found)
+        if self._agreement is not None:
+            self._agreement.begin(_named(pipe, given), ADVICE_IF_FOUND)
+            self._of_found.callback(self._agreement.end)
+            self._drew_apart = True
+
+    def _lose(self) -> None:
+        self.pipe, self._found, self._drew_apart, self._place = self._enabled, None, False, (None, None)
 
     def _watch(self, pipe: Any) -> None:
-        stock = type(pipe)
         vars(pipe)[REQUESTS] = self
-        pipe.__class__ = _wrapped(stock)
-        self._unwrap.callback(setattr, pipe, "__class__", stock)
-        self._unwrap.callback(vars(pipe).pop, REQUESTS, None)
+        pipe.__class__ = _wrapped(type(pipe))
+        self._watched.add(pipe)
+
+    def _leave(self) -> None:
+        """Leave every pipeline its stock class."""
+        self._of_found.close()
+        for pipe in self._watched:
+            pipe.__class__ = type(pipe).__base__
+            vars(pipe).pop(REQUESTS, None)
 
 
 @cache
@@ -135,15 +189,29 @@ def _wrapped(stock: type) -> type:
     return type(stock.__name__, (stock,), own | {"__qualname__": stock.__qualname__})
 
 
-def _called_pipelines() -> Iterator[tuple[Any, Hashable]]:
-    """The pipelines whose calls are under way, from the innermost on, each with what tells this call from others."""
+def _called_pipelines() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """The pipelines whose calls are under way, from the innermost on, each with the names in its call."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "__call__" and "self" in frame.f_code.co_varnames[:1]:
-            owner = frame.f_locals["self"]
+            owner = frame.f_locals.get("self")
             if isinstance(owner, DiffusionPipeline | ModularPipeline):
-                yield owner, id(frame)
+                yield owner, frame.f_locals
         frame = frame.f_back
+
+
+def _named(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a pipeline's call by name, those of ``**kwargs`` and of a modular pipeline's state as well."""
+    named: dict[str, Any] = {"the pipeline": type(pipe).__name__}
+    for name, parameter in inspect.signature(pipe.__call__).parameters.items():
+        x = given.get(name)
+        if isinstance(x, PipelineState):
+            named |= x.values
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= x or {}
+        else:
+            named[name] = x
+    return named
 
 
 def _tell(listeners: list[Listener]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ditmesh.runtime.mesh import Axis
+from ditmesh.upstream.modules import argument_names
 from ditmesh.upstream.request import Requests
 
 Branch = tuple[str, int]
@@ -58,7 +59,7 @@ class Session:
             ValueError: a second branch, and the config says there is none.
         """
         if self.requests is not None:
-            self.requests.notice()
+            self.requests.notice(argument_names(module), args, kwargs)
         self.forward += 1
         self.shapes = _shapes([*args, *kwargs.values()])
         time, branch = None if self.requests is None else self.requests.now(), (self.name, 0)
