@@ -13,7 +13,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "config": set(),
     "models": {"spec"},
-    "runtime": {"spec", "config"},
+    "runtime": {"spec", "config", "upstream"},  # how torch makes process groups
     "upstream": {"spec", "config", "runtime"},
     "pipeline": FLOOR | {"upstream"},
     "checks": FLOOR,
@@ -45,7 +45,7 @@ OUTSIDE: dict[str, set[str]] = {
     "checks": STANDARD,
     "face": STANDARD,
     "config": STANDARD | {"yaml"},
-    "runtime": STANDARD | {"torch"},
+    "runtime": STANDARD | {"torch", "numpy", "PIL"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
 HEAVY |= {"matplotlib"}

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 import ditmesh
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from tests.parallel.pipefusion import ORACLES, Oracle, config, deep
 from tests.transformers import InFloat64, Inputs, forward
 

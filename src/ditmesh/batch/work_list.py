@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ditmesh.upstream.stores import HashStore, PrefixStore
+from ditmesh.upstream.process_groups import HashStore, PrefixStore
 
 PREFIX = "ditmesh/work"
 FOREVER = timedelta(days=30)  # a rank may wait that long for another: torchrun ends it if that one dies

@@ -17,13 +17,14 @@ import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ditmesh.runtime.collectives import all_gather
+from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import ModelSpec, Refuse, Split
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
 from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.request import Requests
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,17 @@ class Form:
     dtype: torch.dtype
 
 
-class Request:
+class Branches:
     """What the transformers of a pipeline have in common: a second branch may be another transformer's.
 
     Attributes:
+        requests: those of the pipeline; None if a transformer is called by itself.
         pair: the branches of the step under way; None before the first.
         completed: some step had two.
-        expects_two: whether the pipeline says that the request under way has two branches.
     """
 
-    def __init__(self) -> None:
-        self.expects_two: Callable[[], bool] = lambda: False
+    def __init__(self, requests: Requests | None) -> None:
+        self.requests = requests
         self.begin()
 
     def begin(self) -> None:
@@ -52,19 +53,27 @@ class Request:
         self.pair: Pair | None = None
         self.completed = False
 
+    def are_expected(self) -> bool:
+        """Whether the pipeline says that the request under way has two."""
+        if self.requests is None:
+            return False
+        pipe = self.requests.pipe
+        guiders = [part.config for part in pipe.components.values() if isinstance(part, BaseGuidance)]
+        if guiders:
+            return any(x.get("start", 0) > 0 and x.get("guidance_scale", 1) > 1 for x in guiders)
+        return bool(getattr(pipe, "do_classifier_free_guidance", False))
+
 
 class Guidance:
     """Runs one of the branches of a transformer on this rank.
 
     Attributes:
-        request: the one under way.
+        branches: those of the request under way.
         is_distilled: the model takes the scale of guidance as an input.
         in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
-    def __init__(
-        self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any], is_distilled: bool
-    ):
+    def __init__(self, spec: ModelSpec, names: list[str], mesh: Axis, run: Callable[..., Any], is_distilled: bool):
         self.title, self.names, self.mesh, self.run = spec.title, names, mesh, run
         self.is_distilled = is_distilled
         root = spec.cp_plan.get("", {})
@@ -72,22 +81,24 @@ class Guidance:
         self.cuts = root if isinstance(root, dict) else {}
         self.batch_dims, self.memories = spec.batch_dims, spec.memories
         self.forms: dict[Any, Any] = {}
-        self.request = Request()
+        self.branches = Branches(None)
         self.in_halves = False
         self.begin_request()
 
     def begin_request(self) -> None:
         """Forget the last request: what is found out about one holds until then."""
-        self.request.begin()
+        self.branches.begin()
         self.in_one_batch: dict[Any, bool] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.branches.requests is not None:
+            self.branches.requests.notice(self.names, args, kwargs)
         bound = tree_map(plain, bind(self.names, args, kwargs))
         memories = {name: x for name, x in bound.items() if "cache" in name and x is not None}
         if self._fills(memories):
             return self.run(**bound)
         key = _form_of(bound)
-        pair = self.request.pair
+        pair = self.branches.pair
         if pair is not None and not pair.settled:
             return self._second(pair, key, bound)
         if key not in self.in_one_batch:
@@ -105,7 +116,7 @@ class Guidance:
 
     def _half(self, bound: dict[str, Any]) -> Any:
         """Both branches in one batch."""
-        self.request.completed = True
+        self.branches.completed = True
         rank, latents = self.mesh.get_local_rank(), bound[self.names[0]]
         batch = len(latents)
         mine = {name: self._halve(name, value, batch, isinstance(latents, list))[rank] for name, value in bound.items()}
@@ -152,14 +163,14 @@ class Guidance:
     def _first(self, key: Any, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
         output = self._run_on(FIRST, key, bound)
-        pair = self.request.pair = Pair(self.mesh, _tensors(output), self._alone)
+        pair = self.branches.pair = Pair(self.mesh, _tensors(output), self._alone)
         return tree_map(lambda x: Deferred.of(x, pair), output)
 
     def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
         output = self._run_on(SECOND, key, bound)
         pair.complete(_tensors(output))
-        self.request.completed = True
+        self.branches.completed = True
         return output
 
     def _run_on(self, rank: int, key: Any, bound: dict[str, Any]) -> Any:
@@ -181,7 +192,7 @@ class Guidance:
         if not is_known:
             dist.broadcast_object_list(told, group=self.mesh.get_group(), group_src=rank)
             if isinstance(told[0], ValueError):
-                self.request.pair = None
+                self.branches.pair = None
                 raise told[0]
             self.forms[rank, key] = told[0]
         if is_here:
@@ -195,8 +206,8 @@ class Guidance:
     def _alone(self) -> None:
         """A step has one branch: some do, but not the first."""
         self.in_one_batch.clear()  # the next step may have its two in one batch
-        if not self.request.completed and not self.request.expects_two():
-            self.request.pair = None
+        if not self.branches.completed and not self.branches.are_expected():
+            self.branches.pair = None
             why = ": its guidance is distilled, and guidance_scale is an input of it" if self.is_distilled else ""
             raise ValueError(
                 f"cfg_size=2: this request runs {self.title} once a step, so there is no second branch to share "
@@ -243,7 +254,7 @@ def _relist(nested: Any, samples: list[Tensor]) -> Any:
     return type(nested)(**{key: _relist(x, samples) for key, x in nested.items()})
 
 
-def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> Guidance:
+def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: ExitStack) -> Guidance:
     """Give each of two ranks one branch of guidance, in place.
 
     Args:
@@ -265,21 +276,9 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
     return guidance
 
 
-def watch_guidance(pipe: Any, guidances: Sequence[Guidance], undo: ExitStack) -> None:
-    """Let a pipeline's progress bar begin the requests, and its own word tell whether they have two branches."""
-    progress_bar = pipe.progress_bar
-    request = Request()
-    guiders = [part.config for part in pipe.components.values() if isinstance(part, BaseGuidance)]
-    if guiders:
-        request.expects_two = lambda: any(x.get("start", 0) > 0 and x.get("guidance_scale", 1) > 1 for x in guiders)
-    elif "do_classifier_free_guidance" in dir(type(pipe)):
-        request.expects_two = lambda: bool(pipe.do_classifier_free_guidance)
+def watch_guidance(requests: Requests, guidances: Sequence[Guidance]) -> None:
+    """Let a pipeline's requests begin those of its transformers, which share their branches."""
+    branches = Branches(requests)
     for guidance in guidances:
-        guidance.request = request
-
-    def begin_requests(*args: Any, **kwargs: Any) -> Any:
-        for guidance in guidances:
-            guidance.begin_request()
-        return progress_bar(*args, **kwargs)
-
-    override(pipe, "progress_bar", begin_requests, undo)
+        guidance.branches = branches
+        requests.at_beginning.append(guidance.begin_request)

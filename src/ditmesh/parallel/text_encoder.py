@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
+from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
 from ditmesh.upstream.modules import expand, parameter
 
@@ -70,7 +70,7 @@ class Group:
         return self.row.in_features // self.width
 
 
-def apply_text_encoder_parallel(encoder: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> list[str]:
+def apply_text_encoder_parallel(encoder: nn.Module, mesh: Axis, undo: ExitStack) -> list[str]:
     """Shard a text encoder over a one-dimensional mesh, in place: what it returns stays the same on every rank.
 
     The language model inside it is sharded, with its token embeddings and the head over the vocabulary. Attention heads
@@ -188,7 +188,7 @@ def _wide(heads: range, width: int) -> range:
     return range(heads.start * width, heads.stop * width)
 
 
-def _shard_group(group: Group, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _shard_group(group: Group, mesh: Axis, undo: ExitStack) -> None:
     queries = even_ranges(group.heads, mesh.size())
     mine = queries[mesh.get_local_rank()]
     facts = dict.fromkeys(HEADS, len(mine)) | {"inner_dim": len(mine) * group.width}
@@ -241,7 +241,7 @@ def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
         table.weight = parameter(shard.restore(table.weight), table.weight)
 
 
-def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: DeviceMesh, undo: ExitStack) -> set[int]:
+def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: Axis, undo: ExitStack) -> set[int]:
     """Shard the token embeddings and the linear that scores tokens, by token; returns the ids of what it sharded."""
     whole, shard = embedding.weight, Shard.even(0, (embedding.num_embeddings,), mesh)
     tied = [module for module in encoder.modules() if module._parameters.get("weight") is whole]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_leaves, tree_map
+
+from ditmesh.runtime.mesh import Axis
 
 FIRST, SECOND = 0, 1  # ranks, by the branch they run
 
@@ -107,7 +108,7 @@ class Pair(Source):
         first: the tensors of the first branch.
     """
 
-    def __init__(self, mesh: DeviceMesh, first: list[Tensor], alone: Callable[[], None]):
+    def __init__(self, mesh: Axis, first: list[Tensor], alone: Callable[[], None]):
         super().__init__()
         self.mesh, self.first, self.alone = mesh, first, alone
 

@@ -39,6 +39,7 @@ from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import Later, bare, plain, same
 from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, override
+from ditmesh.upstream.request import Requests
 
 
 @dataclass
@@ -92,6 +93,13 @@ class Overlap:
                 for later, x in zip(unread, numbers, strict=True):
                     later.put(x)
             deferred.clear()
+
+    def drop(self) -> None:
+        """A request has failed: nothing of it comes any more."""
+        self.waiting = None
+        self.outputs.clear()
+        self.latents.clear()
+        self.lane.drop()
 
     def _defer(self, like: Tensor, shape: torch.Size, among: list[Later]) -> Later:
         # Not a number until it is filled, so that whatever uses it too early shows.
@@ -218,7 +226,9 @@ class Overlap:
         return instead(token, following.deferred(), result)
 
 
-def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, undo: ExitStack) -> None:
+def apply_overlap(
+    pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
+) -> None:
     """Let stages overlap across steps where the sheet and the scheduler allow it, and a request takes that route.
 
     Args:
@@ -226,6 +236,7 @@ def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, un
         fusion: what runs it.
         spec: its fact sheet.
         mesh: the mesh of the whole layout.
+        requests: those of the pipeline.
         undo: takes what takes each change back, for which all ranks are needed.
     """
     scheduler = vars(pipe).get("scheduler")
@@ -244,12 +255,6 @@ def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, un
     override(fusion.model, "_call_impl", overlap.call, undo)
     override(scheduler, "step", MethodType(step, scheduler), undo)
     fusion.session.forgetters.append(overlap.begin_request)
-    if "maybe_free_model_hooks" in dir(pipe):
-        free_hooks = pipe.maybe_free_model_hooks
-
-        def end_request() -> Any:
-            overlap.settle()
-            return free_hooks()
-
-        override(pipe, "maybe_free_model_hooks", end_request, undo)
+    requests.at_end.append(overlap.settle)
+    requests.at_failure.append(overlap.drop)
     undo.callback(overlap.settle)

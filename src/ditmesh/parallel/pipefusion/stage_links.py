@@ -7,13 +7,12 @@ latents go from the last stage back to the first.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ditmesh.runtime.collectives import Transfer, broadcast
-from ditmesh.runtime.mesh import Mesh, lanes, shortcut
+from ditmesh.runtime.mesh import Axis, Mesh, lanes, shortcut
 from ditmesh.upstream.modules import Streams
 
 Given = dict[str, Tensor]
@@ -24,7 +23,7 @@ Forms = dict[int, dict[int, Given]]
 class End:
     """One end of a connection of two stages: its group, and the rank of the other end in it."""
 
-    group: Any
+    group: Axis
     peer: int
 
 
@@ -52,9 +51,9 @@ class StageLinks:
         self.outlets: dict[int, list[End]] = defaultdict(list)
         for made, source, target in leaps(stages, back):
             group = shortcut(mesh, source, target)
-            if target == stage:
+            if group is not None and target == stage:
                 self.inlets[made] = End(group, 0)
-            if source == stage:
+            if group is not None and source == stage:
                 self.outlets[made].append(End(group, 1))
         even, odd = lanes(mesh)
         inward, outward = (odd, even) if stage % 2 == 0 else (even, odd)
@@ -114,6 +113,10 @@ class StageLinks:
             transfer.wait()
         del self.sent[:first]
 
+    def drop(self) -> None:
+        """A request has failed: nothing that is on its way arrives any more."""
+        self.sent, self.coming, self.awaited = [], {}, []
+
 
 def _arrived(transfer: Transfer, like: Tensor) -> Tensor:
     x = transfer.wait()
@@ -172,6 +175,10 @@ class Lane:
         for transfer in self.leaving[:first]:
             transfer.wait()
         del self.leaving[:first]
+
+    def drop(self) -> None:
+        """A request has failed: nothing that is on its way arrives any more."""
+        self.arriving, self.leaving = {}, []
 
     def clear(self) -> None:
         """Drop what is on its way."""

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.parallel.pipefusion.patches import Memory, Patches
 from ditmesh.parallel.pipefusion.schedule import split_blocks
 from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
-from ditmesh.runtime.mesh import Mesh
+from ditmesh.runtime.mesh import Axis, Mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.modules import Link, chain, check_present, expand, override
-from ditmesh.upstream.request import Branch, Session
+from ditmesh.upstream.request import Requests
+from ditmesh.upstream.session import Branch, Session
 
 
 class Stage:
@@ -177,7 +177,13 @@ class Step:
 
 
 def apply_pipefusion(
-    model: nn.Module, spec: ModelSpec, mesh: Mesh, patches: Patches | None, warmup: int, undo: ExitStack
+    model: nn.Module,
+    spec: ModelSpec,
+    mesh: Mesh,
+    patches: Patches | None,
+    warmup: int,
+    requests: Requests | None,
+    undo: ExitStack,
 ) -> PipeFusion:
     """Leave each rank along the axis ``pp`` of a mesh one stage of a model's blocks, in place.
 
@@ -187,6 +193,7 @@ def apply_pipefusion(
         mesh: the mesh of the whole layout.
         patches: what the model's sequences are cut by; None runs every step whole.
         warmup: how many steps of a request run whole first.
+        requests: those of its pipeline, if it has one.
         undo: takes what takes each change back, for which all ranks are needed.
 
     Returns:
@@ -195,12 +202,14 @@ def apply_pipefusion(
     check_present(model)
     links = chain(model, spec)
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
-    stage, session = Stage(spec.title, links, stages, mesh), Session()
+    stage, session = Stage(spec.title, links, stages, mesh), Session(requests)
     if isinstance(model, CacheMixin):
         override(model, "cache_context", session.watch(model.cache_context), undo)
     for position, link in enumerate(links):
         override(link.block, "forward", _caller(stage, position), undo)
     fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
+    if requests is not None:
+        requests.at_failure.append(stage.stage_links.drop)
     override(model, "_call_impl", fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
@@ -231,7 +240,7 @@ def _costs(links: list[Link], mesh: Mesh) -> list[int]:
     return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
 
 
-def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
     """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
     weights = [list(link.block.parameters()) for link in stage.links]
     shapes = [[weight.shape for weight in block] for block in weights]

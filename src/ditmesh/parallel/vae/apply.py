@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, MochiVaeAttnProcessor2_0
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.func import functional_call
 
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
+from ditmesh.runtime.mesh import Axis
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
@@ -92,7 +92,7 @@ class OwnQueries:
 Part = nn.GroupNorm | Window | type[AllRows] | type[OwnQueries]
 
 
-def apply_vae_parallel(vae: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> None:
+def apply_vae_parallel(vae: nn.Module, mesh: Axis, undo: ExitStack) -> None:
     """Share the encoding and decoding of an autoencoder over a one-dimensional mesh by rows, in place.
 
     Args:
