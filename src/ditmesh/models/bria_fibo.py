@@ -32,4 +32,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("BriaFiboAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("BriaAttnProcessor", ("text", "image")),
     },
+    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
 )

@@ -39,4 +39,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("Flux2AttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("Flux2ParallelSelfAttnProcessor", ("text", "image")),
     },
+    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
 )
