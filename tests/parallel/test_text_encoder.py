@@ -120,6 +120,7 @@ def test_undo_puts_everything_back(ranks: Ranks, name: str, world: int) -> None:
 def test_what_every_rank_keeps_whole_is_said(ranks: Ranks) -> None:
     for name, expected in [
         ("CLIPTextModel", ["CLIPTextModel: 0.0 MiB, it is small"]),
+        ("BertModel", ["BertModel: 0.0 MiB, it is small"]),
         ("Mistral3Model", [
             "vision_tower (PixtralVisionModel): 0.0 MiB, only language models are sharded",
             "multi_modal_projector (Mistral3MultiModalProjector): 0.0 MiB, only language models are sharded",

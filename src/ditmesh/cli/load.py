@@ -1,29 +1,17 @@
 """From files to a pipeline that is ready to run on this rank."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import ditmesh
+from ditmesh.api import kept_whole
 from ditmesh.cli.checks import diffusers_class
 from ditmesh.cli.job import Job
 from ditmesh.cli.weights import Part
 
-KEPT_WHOLE = "every rank keeps the whole of "  # so the library says it
 SHOWN = 200  # letters of what peft has to say, which may name every module
-
-
-class Notes(logging.Handler):
-    """Keeps what the library has to say while it works."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
 
 
 def load(job: Job, dtype: torch.dtype) -> Any:
@@ -79,22 +67,15 @@ def share_out(pipe: Any, job: Job) -> list[str]:
     Returns:
         what every rank keeps whole, though sharing it was asked for.
     """
-    notes, logger = Notes(), logging.getLogger("ditmesh")
-    level = logger.level
-    logger.addHandler(notes)
-    logger.setLevel(logging.INFO)
-    try:
-        asked: dict[str, Any] = {"attention_backend": job.options.attn}
-        if job.layout.world_size > 1:
-            asked["parallelism_config"] = job.layout
-        if job.cache:
-            asked |= job.cache.arguments()
-        if any(asked.values()):
-            ditmesh.enable_cache(pipe, **asked)
-    finally:
-        logger.removeHandler(notes)
-        logger.setLevel(level)
-    return [line.removeprefix(KEPT_WHOLE) for line in notes.lines if line.startswith(KEPT_WHOLE)]
+    asked: dict[str, Any] = {"attention_backend": job.options.attn}
+    if job.layout.world_size > 1:
+        asked["parallelism_config"] = job.layout
+    if job.cache:
+        asked |= job.cache.arguments()
+    if not any(asked.values()):
+        return []
+    ditmesh.enable_cache(pipe, **asked)
+    return kept_whole(pipe)
 
 
 def compile_blocks(pipe: Any, job: Job) -> None:
