@@ -48,6 +48,7 @@ __all__ = [
     "ForwardPattern",
     "disable_cache",
     "enable_cache",
+    "kept_whole",
     "leave_ranks",
     "refresh_context",
     "strify",
@@ -56,6 +57,7 @@ __all__ = [
 
 Pipeline = TypeVar("Pipeline")
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
+WHOLE = "_ditmesh_kept_whole"  # and what every rank keeps whole of its pipeline's extra modules
 
 
 def enable_cache(
@@ -96,10 +98,11 @@ def enable_cache(
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
     _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        whole = _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
-        vars(module)[STATE] = steps
+        vars(module).update({STATE: steps, WHOLE: whole})
+        steps.callback(vars(module).pop, WHOLE)
         steps.callback(vars(module).pop, STATE)
     return pipe_or_adapter
 
@@ -117,6 +120,11 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
         check_present(model)
     vars(models[0])[STATE].close()
     return pipe_or_adapter
+
+
+def kept_whole(pipe_or_adapter: Any) -> list[str]:
+    """What every rank keeps whole of the text encoders an enabled pipeline shares: a line each, with the reason."""
+    return list(vars(unpack(pipe_or_adapter)[1][0][0]).get(WHOLE, ()))
 
 
 @dataclass(frozen=True)
@@ -173,8 +181,8 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
         check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
-def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> None:
-    """Every step, inside out."""
+def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> list[str]:
+    """Every step, inside out; returns what every rank keeps whole."""
     sizes = plan.parallelism.sizes
     requests = _requests(plan, mesh, undo)
     if mesh is not None and sizes["tp"] > 1:
@@ -188,7 +196,8 @@ def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitSta
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, requests, undo)
     if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
-        _share_extras(plan.extras, replica_mesh(mesh), undo)
+        return _share_extras(plan.extras, replica_mesh(mesh), undo)
+    return []
 
 
 def _requests(plan: Plan, mesh: Mesh | None, undo: ExitStack) -> Requests | None:
@@ -256,13 +265,16 @@ def _share_guidance(plan: Plan, mesh: Mesh, requests: Requests | None, undo: Exi
         watch_guidance(requests, guidances)
 
 
-def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
+def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> list[str]:
+    whole: list[str] = []
     for module in extras:
         if isinstance(module, PreTrainedModel):
-            for whole in apply_text_encoder_parallel(module, mesh, undo):
-                logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
+            whole += apply_text_encoder_parallel(module, mesh, undo)
         elif not controlnets(module):
             apply_vae_parallel(module, mesh, undo)
+    for line in whole:
+        logging.getLogger("ditmesh").info("every rank keeps the whole of %s", line)
+    return whole
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
 # The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
-# linears are sharded as a transformer's.
+# linears are sharded as a transformer's. The halves of guidance are the other half of that strategy.
 ACROSS_FILES = {
     ("parallel/text_encoder.py", "ditmesh.parallel.tensor.linears"),
     ("parallel/pipefusion/patches.py", "ditmesh.parallel.context.sequence"),
+    ("parallel/guidance.py", "ditmesh.parallel.halves"),
 }
 
 # What the rooms may import from outside. A room that is not named here is free to choose.

@@ -1,29 +1,17 @@
 """From files to a pipeline that is ready to run on this rank."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import ditmesh
+from ditmesh.api import kept_whole
 from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
 
-KEPT_WHOLE = "every rank keeps the whole of "  # so the library says it
 SHOWN = 200  # letters of what peft has to say, which may name every module
-
-
-class Notes(logging.Handler):
-    """Keeps what the library has to say while it works."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
 
 
 def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
@@ -97,17 +85,10 @@ def share_out(pipe: Any, job: Job) -> list[str]:
     asked: dict[str, Any] = {"attention_backend": job.kernel} | (job.cache.arguments() if job.cache else {})
     if job.layout.world_size > job.layout.dp_size:  # replicas alone need no process group
         asked["parallelism_config"] = job.layout
-    notes, logger = Notes(), logging.getLogger("ditmesh")
-    level = logger.level
-    logger.addHandler(notes)
-    logger.setLevel(min(level or logging.INFO, logging.INFO))
-    try:
-        if any(asked.values()):
-            ditmesh.enable_cache(pipe, **asked)
-    finally:
-        logger.removeHandler(notes)
-        logger.setLevel(level)
-    return [line.removeprefix(KEPT_WHOLE) for line in notes.lines if line.startswith(KEPT_WHOLE)]
+    if not any(asked.values()):
+        return []
+    ditmesh.enable_cache(pipe, **asked)
+    return kept_whole(pipe)
 
 
 def compile_blocks(pipe: Any, job: Job) -> None:

@@ -52,4 +52,5 @@ SPEC = ModelSpec(
         "single_transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
     },
     tokenwise="hidden_states",
+    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
 )
