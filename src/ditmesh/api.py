@@ -91,7 +91,7 @@ def enable_cache(
         ValueError: a layout the model or the number of ranks cannot run, a cache that does not fit its blocks, a kernel
             that cannot do what the layout needs, or a pipeline that is enabled already. Nothing has been changed then.
     """
-    if cache_config is None and parallelism_config is None and attention_backend is None:
+    if not any((cache_config, parallelism_config, attention_backend)):
         cache_config = DBCacheConfig()
     parallelism = parallelism_config or ParallelismConfig()
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))

@@ -56,7 +56,8 @@ class Requests:
         self._drew_apart = False  # and may have drawn noise before it was found
         self._of_found = ExitStack()
         self._watched: WeakSet[Any] = WeakSet()
-        self._watch(pipe)
+        if callable(pipe):  # else it is parts in a row, which are called one by one
+            self._watch(pipe)
         undo.callback(self._leave)
         for part in parts:
             hook = never_compiled(self._notice_part)
