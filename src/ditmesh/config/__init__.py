@@ -1,5 +1,6 @@
 """What the user asks for: frozen, checked, and free of torch."""
 
+from ditmesh.config.axes import AXES, WORDS, Axis, sharing
 from ditmesh.config.cache import (
     CacheType,
     CalibratorConfig,
@@ -11,7 +12,7 @@ from ditmesh.config.cache import (
 )
 from ditmesh.config.files import load_configs
 from ditmesh.config.groups import describe_groups, rank_groups, replicas
-from ditmesh.config.parallelism import AXES, SINGLE, WORDS, ParallelismConfig
+from ditmesh.config.parallelism import SINGLE, ParallelismConfig
 from ditmesh.config.steps import POLICIES, steps_mask
 from ditmesh.config.words import refuse_unknown, suggest
 
@@ -20,6 +21,7 @@ __all__ = [
     "POLICIES",
     "SINGLE",
     "WORDS",
+    "Axis",
     "CacheType",
     "CalibratorConfig",
     "DBCacheConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "rank_groups",
     "refuse_unknown",
     "replicas",
+    "sharing",
     "steps_mask",
     "suggest",
 ]

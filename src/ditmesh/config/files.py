@@ -6,8 +6,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ditmesh.config.axes import AXES
 from ditmesh.config.cache import CALIBRATORS, CalibratorConfig, DBCacheConfig
-from ditmesh.config.parallelism import AXES, ParallelismConfig
+from ditmesh.config.parallelism import ParallelismConfig
 from ditmesh.config.steps import steps_mask
 from ditmesh.config.words import suggest
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.config import AXES, ParallelismConfig, rank_groups
+from ditmesh.config import AXES, ParallelismConfig, rank_groups, sharing
 
 Rows = tuple[tuple[int, ...], ...]  # the ranks of each group
 
@@ -65,17 +65,17 @@ def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
 
 def replica_mesh(mesh: Mesh) -> DeviceMesh:
     """All ranks that make one picture together, as one axis."""
-    return mesh.along("cfg", "pp", "ring", "ulysses", "tp")
+    return mesh.along(*sharing("picture"))
 
 
 def forward_mesh(mesh: Mesh) -> DeviceMesh:
     """The ranks that share one forward of the transformer, as one axis."""
-    return mesh.along("pp", "ring", "ulysses", "tp")
+    return mesh.along(*sharing("forward"))
 
 
 def sequence_mesh(mesh: Mesh) -> DeviceMesh:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
-    return mesh.along("ring", "ulysses")
+    return mesh.along(*sharing("sequence"))
 
 
 def lanes(mesh: Mesh) -> tuple[Any, Any]:

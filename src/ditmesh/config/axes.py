@@ -1,0 +1,122 @@
+"""The axes of a layout: a row for each, which holds all there is to know of it beside its strategy."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+Shared = Literal["", "picture", "forward", "sequence"]
+ORDER: tuple[Shared, ...] = ("", "picture", "forward", "sequence")  # who shares a forward shares its picture too
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is known of an axis.
+
+    Attributes:
+        title: it, in tags of files.
+        what: what its ranks are or do, for a list of groups.
+        share: what the ranks along it make together. ``"sequence"``: each has its part of the tokens.
+        flags: of ``ditmesh t2i``, and ``help``, which explains them; ``variable``: DG_XDIT_..., "" for none.
+        most: how many ranks there may be along it; None for any number. An axis of 2 has a switch for a flag.
+        why: the reason for ``most``.
+    """
+
+    title: str
+    what: str
+    share: Shared
+    flags: tuple[str, ...]
+    help: str
+    variable: str = ""
+    most: int | None = None
+    why: str = ""
+
+
+def _off(axis: Axis) -> int:
+    return field(default=1, metadata={"axis": axis})
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """How many ranks there are along each axis, outer to inner: those of one ``tp`` group, who talk most, are neighbours."""
+
+    dp_size: int = _off(
+        Axis(
+            title="DP",
+            what="replicas",
+            share="",
+            flags=("--data_parallel_degree",),
+            help="Replicas, a picture each.",
+            variable="DG_XDIT_DATA_PARALLEL_DEGREE",
+        )
+    )
+    cfg_size: int = _off(
+        Axis(
+            title="CFG",
+            what="guidance, a branch each",
+            share="picture",
+            flags=("--use_cfg_parallel", "--no_use_cfg_parallel"),
+            help="Two ranks, a branch of guidance each.",
+            variable="DG_XDIT_USE_CFG_PARALLEL",
+            most=2,
+            why="guidance has two branches",
+        )
+    )
+    pp_size: int = _off(
+        Axis(
+            title="PP",
+            what="pipeline stages",
+            share="forward",
+            flags=("--pipefusion_parallel_degree", "--pipefusion_degree"),
+            help="Pipeline stages.",
+            variable="DG_XDIT_PIPEFUSION_DEGREE",
+        )
+    )
+    ring_size: int = _off(
+        Axis(
+            title="Ring",
+            what="ring, keys and values passed around",
+            share="sequence",
+            flags=("--ring_degree",),
+            help="Ranks that pass keys and values around.",
+            variable="DG_XDIT_RING_DEGREE",
+        )
+    )
+    ulysses_size: int = _off(
+        Axis(
+            title="Ulysses",
+            what="Ulysses, heads exchanged",
+            share="sequence",
+            flags=("--ulysses_degree",),
+            help="Ranks that exchange heads.",
+            variable="DG_XDIT_ULYSSES_DEGREE",
+        )
+    )
+    tp_size: int = _off(
+        Axis(
+            title="TP",
+            what="tensor shards",
+            share="forward",
+            flags=("--tensor_parallel_degree",),
+            help="Ranks that share weights.",
+        )
+    )
+
+
+AXES: dict[str, Axis] = {f.name.removesuffix("_size"): f.metadata["axis"] for f in fields(Degrees)}
+
+# Words that share out all ranks: the first axis gets half of them, the second the rest; three get 2 each.
+WORDS: dict[str, tuple[str, ...]] = {
+    "tp": ("tp",),
+    "ulysses": ("ulysses",),
+    "ring": ("ring",),
+    "usp": ("ulysses", "ring"),
+    "tp_ulysses": ("tp", "ulysses"),
+    "ulysses_tp": ("ulysses", "tp"),
+    "tp_ring": ("tp", "ring"),
+    "ring_tp": ("ring", "tp"),
+    "usp_tp": ("ring", "ulysses", "tp"),
+}
+
+
+def sharing(what: Shared) -> tuple[str, ...]:
+    """The axes whose ranks make this together, or a part of it."""
+    return tuple(name for name, axis in AXES.items() if ORDER.index(axis.share) >= ORDER.index(what))
