@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ditmesh.cli.generate import refusals
-from ditmesh.cli.job import World
 from ditmesh.cli.models.matrix import Facts, Table, facts_of, find, sheet_of, tables
+from ditmesh.cli.ranks import refusals
+from ditmesh.runtime.world import World
 
 if TYPE_CHECKING:
     from rich.console import Console
