@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ditmesh.cache.calibrators.dmd import DMDCalibratorConfig
+from ditmesh.cache.calibrators.foca import FoCaCalibratorConfig
+from ditmesh.cache.calibrators.taylorseer import TaylorSeerCalibratorConfig
 from ditmesh.config import (
     CacheType,
     CalibratorConfig,
     DBCacheConfig,
-    DMDCalibratorConfig,
-    FoCaCalibratorConfig,
     ParallelismConfig,
     ParamsModifier,
-    TaylorSeerCalibratorConfig,
     load_configs,
     steps_mask,
 )

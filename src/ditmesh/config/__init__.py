@@ -1,14 +1,12 @@
 """What the user asks for: frozen, checked, and free of torch."""
 
-from ditmesh.config.axes import AXES, WORDS, Axis, sharing
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, sharing
 from ditmesh.config.cache import (
     CacheType,
     CalibratorConfig,
     DBCacheConfig,
-    DMDCalibratorConfig,
-    FoCaCalibratorConfig,
     ParamsModifier,
-    TaylorSeerCalibratorConfig,
+    calibrators,
 )
 from ditmesh.config.files import load_configs
 from ditmesh.config.groups import describe_groups, rank_groups, replicas
@@ -25,11 +23,10 @@ __all__ = [
     "CacheType",
     "CalibratorConfig",
     "DBCacheConfig",
-    "DMDCalibratorConfig",
-    "FoCaCalibratorConfig",
+    "Degrees",
     "ParallelismConfig",
     "ParamsModifier",
-    "TaylorSeerCalibratorConfig",
+    "calibrators",
     "describe_groups",
     "load_configs",
     "rank_groups",

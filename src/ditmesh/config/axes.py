@@ -12,93 +12,86 @@ class Axis:
     """What is known of an axis.
 
     Attributes:
-        title: it, in tags of files.
+        title: its name in tags of files.
         what: what its ranks are or do, for a list of groups.
         share: what the ranks along it make together. ``"sequence"``: each has its part of the tokens.
-        flags: of ``ditmesh t2i``, and ``help``, which explains them; ``variable``: DG_XDIT_..., "" for none.
-        most: how many ranks there may be along it; None for any number. An axis of 2 has a switch for a flag.
-        why: the reason for ``most``.
+        flag: of ``ditmesh t2i``, in all its spellings, and ``help``, which explains it.
+        variable: DG_XDIT_..., which means the same; "" for none.
+        most: how many ranks there may be along it, None for any number, and ``why``. One of 2 has a switch for a flag.
     """
 
     title: str
     what: str
     share: Shared
-    flags: tuple[str, ...]
+    flag: str
     help: str
     variable: str = ""
     most: int | None = None
     why: str = ""
 
 
-def _off(axis: Axis) -> int:
+def _row(axis: Axis) -> int:
     return field(default=1, metadata={"axis": axis})
 
 
 @dataclass(frozen=True)
 class Degrees:
-    """How many ranks there are along each axis, outer to inner: those of one ``tp`` group, who talk most, are neighbours."""
+    """How many ranks there are along each axis, outer to inner: those of one ``tp`` group, which talk most, are next
+    to each other."""
 
-    dp_size: int = _off(
+    dp_size: int = _row(
         Axis(
-            title="DP",
-            what="replicas",
-            share="",
-            flags=("--data_parallel_degree",),
-            help="Replicas, a picture each.",
-            variable="DG_XDIT_DATA_PARALLEL_DEGREE",
+            "DP",
+            "replicas",
+            "",
+            "--data_parallel_degree",
+            "Replicas, a picture each.",
+            "DG_XDIT_DATA_PARALLEL_DEGREE",
         )
     )
-    cfg_size: int = _off(
+    cfg_size: int = _row(
         Axis(
-            title="CFG",
-            what="guidance, a branch each",
-            share="picture",
-            flags=("--use_cfg_parallel", "--no_use_cfg_parallel"),
-            help="Two ranks, a branch of guidance each.",
-            variable="DG_XDIT_USE_CFG_PARALLEL",
+            "CFG",
+            "guidance, a branch each",
+            "picture",
+            "--use_cfg_parallel/--no_use_cfg_parallel",
+            "Two ranks, a branch of guidance each.",
+            "DG_XDIT_USE_CFG_PARALLEL",
             most=2,
             why="guidance has two branches",
         )
     )
-    pp_size: int = _off(
+    pp_size: int = _row(
         Axis(
-            title="PP",
-            what="pipeline stages",
-            share="forward",
-            flags=("--pipefusion_parallel_degree", "--pipefusion_degree"),
-            help="Pipeline stages.",
-            variable="DG_XDIT_PIPEFUSION_DEGREE",
+            "PP",
+            "pipeline stages",
+            "forward",
+            "--pipefusion_parallel_degree, --pipefusion_degree",
+            "Pipeline stages.",
+            "DG_XDIT_PIPEFUSION_DEGREE",
         )
     )
-    ring_size: int = _off(
+    ring_size: int = _row(
         Axis(
-            title="Ring",
-            what="ring, keys and values passed around",
-            share="sequence",
-            flags=("--ring_degree",),
-            help="Ranks that pass keys and values around.",
-            variable="DG_XDIT_RING_DEGREE",
+            "Ring",
+            "ring, keys and values passed around",
+            "sequence",
+            "--ring_degree",
+            "Ranks that pass keys and values around.",
+            "DG_XDIT_RING_DEGREE",
         )
     )
-    ulysses_size: int = _off(
+    ulysses_size: int = _row(
         Axis(
-            title="Ulysses",
-            what="Ulysses, heads exchanged",
-            share="sequence",
-            flags=("--ulysses_degree",),
-            help="Ranks that exchange heads.",
-            variable="DG_XDIT_ULYSSES_DEGREE",
+            "Ulysses",
+            "Ulysses, heads exchanged",
+            "sequence",
+            "--ulysses_degree",
+            "Ranks that exchange heads.",
+            "DG_XDIT_ULYSSES_DEGREE",
         )
     )
-    tp_size: int = _off(
-        Axis(
-            title="TP",
-            what="tensor shards",
-            share="forward",
-            flags=("--tensor_parallel_degree",),
-            help="Ranks that share weights.",
-        )
-    )
+    tp_size: int = _row(Axis("TP", "tensor shards", "forward", "--tensor_parallel_degree", "Ranks that share weights."))
 
 
 AXES: dict[str, Axis] = {f.name.removesuffix("_size"): f.metadata["axis"] for f in fields(Degrees)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditmesh.config.axes import AXES
-from ditmesh.config.cache import CALIBRATORS, CalibratorConfig, DBCacheConfig
+from ditmesh.config.cache import CalibratorConfig, DBCacheConfig, calibrators
 from ditmesh.config.parallelism import ParallelismConfig
 from ditmesh.config.steps import steps_mask
 from ditmesh.config.words import suggest
@@ -70,12 +70,13 @@ def _cache(given: dict[str, Any]) -> tuple[DBCacheConfig, CalibratorConfig | Non
 
 def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
     """Take the calibrator out of the fields of a cache section."""
-    enabled = [name for name in CALIBRATORS if given.pop(f"enable_{name}", False)]
+    known = calibrators()
+    enabled = [name for name in known if given.pop(f"enable_{name}", False)]
     shared = {
         "enable_encoder_calibrator": given.pop("enable_encoder_taylorseer", None),
         "calibrator_cache_type": given.pop("calibrator_cache_type", given.pop("taylorseer_cache_type", None)),
     }
-    own = {name: given.pop(name) for name in list(given) if name.startswith(("taylorseer_", "dmd_"))}
+    own = {name: given.pop(name) for name in list(given) if name.startswith(tuple(f"{kind}_" for kind in known))}
     if len(enabled) > 1:
         raise ValueError(f"a step has one forecast, and {' and '.join(enabled)} are enabled; choose one.")
     settings = own | {name: value for name, value in shared.items() if value is not None}
@@ -85,7 +86,7 @@ def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
                 f"{next(iter(settings))} is for a calibrator, and none is enabled: enable_taylorseer: true."
             )
         return None
-    return CALIBRATORS[enabled[0]](**settings)
+    return known[enabled[0]](**settings)
 
 
 def _fill_auto(given: dict[str, Any], ranks: int | None) -> dict[str, Any]:

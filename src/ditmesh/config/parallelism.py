@@ -125,7 +125,7 @@ class ParallelismConfig(Degrees):
 
     @classmethod
     def _from_word(cls, word: str, world: int) -> "ParallelismConfig":
-        axes = WORDS[word]
+        axes = list(WORDS[word])
         if len(axes) == 1:
             return cls.parse(f"{word}{world}")
         if len(axes) > 2:
