@@ -16,7 +16,16 @@ from ditmesh.config import (
 )
 
 if TYPE_CHECKING:
-    from ditmesh.api import BlockAdapter, ForwardPattern, disable_cache, enable_cache, refresh_context, strify, summary
+    from ditmesh.api import (
+        BlockAdapter,
+        ForwardPattern,
+        disable_cache,
+        enable_cache,
+        refresh_context,
+        register,
+        strify,
+        summary,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,6 +44,7 @@ __all__ = [
     "enable_cache",
     "load_configs",
     "refresh_context",
+    "register",
     "steps_mask",
     "strify",
     "summary",

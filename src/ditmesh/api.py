@@ -38,6 +38,7 @@ from ditmesh.pipeline import (
     unpack,
 )
 from ditmesh.runtime.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
+from ditmesh.sheets import register
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand
@@ -50,6 +51,7 @@ __all__ = [
     "enable_cache",
     "leave_ranks",
     "refresh_context",
+    "register",
     "strify",
     "summary",
 ]

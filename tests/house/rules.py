@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # The import table. A room may import itself and what stands here, nothing else of ditmesh. "face" is ditmesh/__init__.
-FLOOR = {"spec", "models", "config"}
+FLOOR = {"spec", "models", "config", "sheets"}
 GROUND = FLOOR | {"runtime", "upstream", "pipeline", "checks"}
 MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "config": set(),
     "models": {"spec"},
+    "sheets": {"spec", "models"},
     "runtime": {"spec", "config"},
     "upstream": {"spec", "config", "runtime"},
     "pipeline": FLOOR | {"upstream"},
@@ -42,6 +43,7 @@ STANDARD = set(sys.stdlib_module_names)
 OUTSIDE: dict[str, set[str]] = {
     "spec": {"__future__", "collections", "dataclasses", "typing"},
     "models": STANDARD,
+    "sheets": STANDARD,
     "checks": STANDARD,
     "face": STANDARD,
     "config": STANDARD | {"yaml"},
@@ -50,7 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
 HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
-LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
+LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
 LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}

@@ -70,7 +70,8 @@ section = {"enable_damped": True, "damped_share": 0.25, "Fn_compute_blocks": 1, 
            "residual_diff_threshold": 1.0, "num_inference_steps": 2}
 file = ditmesh.load_configs({"cache_config": section})
 assert file["calibrator_config"] == flags
-assert ditmesh.CalibratorConfig(calibrator_type="damped", calibrator_kwargs={"damped_share": 0.25}).own.damped_share == 0.25
+plain = ditmesh.CalibratorConfig(calibrator_type="damped", calibrator_kwargs={"damped_share": 0.25})
+assert plain.own.damped_share == 0.25
 assert "_DAMPED" in ditmesh.strify(file)
 
 class Block(nn.Module):

@@ -57,11 +57,3 @@ AUTOENCODERS: dict[str, str] = {
     "AutoencoderKLQwenImage21": "BCFHW",
     "AutoencoderKLWan": "BCFHW",
 }
-
-
-def spec_of(model: str) -> ModelSpec:
-    """The fact sheet of a transformer or ControlNet class, or a ValueError that names those there are."""
-    known = SPECS | CONTROLNETS
-    if model not in known:
-        raise ValueError(f"ditmesh has no fact sheet for {model}; it knows {', '.join(sorted(known))}.")
-    return known[model]
