@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from ditmesh.models import CONTROLNETS, SPECS
-from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Sharded, Split
+from ditmesh.spec import Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Sharded, Split
 
 GROUP = "ditmesh.models"  # an entry point there is named as the class: BrickTransformer2DModel = bricks.sheet:SPEC
 ATOM = r"(?:\w+|\*|-1)"
@@ -111,9 +111,6 @@ def _wrong(spec: ModelSpec) -> Iterator[tuple[str, str]]:
             for name in _names(cut.stream) - made:
                 yield f"cp_plan's {cut} is of the stream {name!r},", f"which no Split cuts; {_streams(made)}"
     for glob, fact in spec.attention.items():
-        if not isinstance(fact, Attention):
-            yield f"attention[{glob!r}] is {fact!r},", "and should be an Attention."
-            continue
         for name in {one.removesuffix("?") for one in (*fact.streams, *(fact.keys or ()))} - {""} - made:
             yield f"attention[{glob!r}] attends along {name!r},", f"which no Split cuts; {_streams(made)}"
 

@@ -189,6 +189,9 @@ class ModelSpec:
             does, or why a batch with it cannot be halved.
         memories: argument that keeps keys and values for later calls -> whether a call with it does, or only reads
             them; such a call belongs to no branch of guidance.
+        tokenwise: the argument with the latents [B, S, C], if token i of the output, and of the stream that goes
+            through the blocks, is made of token i of the latents alone, but for what the blocks do; empty where the
+            latents are no tokens, or something else mixes them. PipeFusion's stages then overlap across steps.
     """
 
     transformer: str
@@ -197,15 +200,16 @@ class ModelSpec:
     tp_plan: Mapping[str, str | Fused | Heads | PerHead | Sharded]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
-    replicated: Mapping[str, str] = field(default_factory=dict)
-    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    replicated: Mapping[str, str] = field(default_factory=dict[str, str])
+    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     heads: str | Callable[[Mapping[str, Any]], int] = "num_attention_heads"
     head_dim: str | Callable[[Mapping[str, Any]], int] = "attention_head_dim"
     width: str = ""
     kv_heads: str = ""
     controls: str = ""
-    batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
-    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict[str, int | Refuse | None])
+    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict[str, Callable[[Any], bool]])
+    tokenwise: str = ""
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""

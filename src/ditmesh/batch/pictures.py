@@ -81,7 +81,7 @@ class Recipe:
             ValueError: the pipeline cannot do what the row asks for.
         """
         row = good.row
-        asked = {name: value for name in CALL if (value := vars(row)[name]) is not None}
+        asked = row.model_dump(include={*CALL}, exclude_none=True)
         for name in asked:
             if name not in self.takes:
                 raise ValueError(f"a {self.title} takes no {name}")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ditmesh.config.axes import AXES
 from ditmesh.config.cache import CalibratorConfig, DBCacheConfig, calibrators
@@ -48,14 +48,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        sections = yaml.safe_load(path.read_text())
+        sections: object = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, Mapping):
         raise ValueError(f"{path} holds no sections; it needs one of {', '.join(SECTIONS)}.")
-    return sections
+    return cast("Mapping[str, Any]", sections)
 
 
 def _cache(given: dict[str, Any]) -> tuple[DBCacheConfig, CalibratorConfig | None]:

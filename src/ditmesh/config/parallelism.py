@@ -36,7 +36,7 @@ class ParallelismConfig(Degrees):
     warmup_steps: int = 1
     attention_backend: str | None = None
     extra_parallel_modules: tuple[Any, ...] = ()
-    parallel_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    parallel_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __new__(cls, *_: Any, **given: Any) -> "ParallelismConfig":
         refuse_unknown(cls, given)

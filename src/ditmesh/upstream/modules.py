@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -125,6 +125,14 @@ def chain(model: nn.Module, spec: ModelSpec) -> list[Link]:
         each = [links(model, blocks) for blocks in group]
         found += itertools.chain(*(zip(*each, strict=True) if in_turn else each))
     return found
+
+
+def foreign_hooks(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
+    """Whether somebody else has hooked into a module between the model itself and its blocks."""
+    apart = {model, *(module for block in blocks for module in block.modules())}
+    hooked = [(*x._forward_pre_hooks.values(), *x._forward_hooks.values()) for x in model.modules() if x not in apart]
+    homes = [inspect.getmodule(hook) for hooks in hooked for hook in hooks]
+    return any(home is None or home.__name__.partition(".")[0] != "ditmesh" for home in homes)
 
 
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:

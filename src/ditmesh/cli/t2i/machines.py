@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ SAMPLE = 1 << 16  # bytes read in the middle of a file of weights
 def batch_facts(batch: Batch) -> dict[str, str]:
     """What has to be the same on every machine, by names for a reader; files by what is in them."""
     job, file = batch.job, batch.options.prompts_file
-    options = {f"--{name}": str(value) for name, value in vars(batch.options).items() if name not in OWN}
+    options = {f"--{name}": str(value) for name, value in asdict(batch.options).items() if name not in OWN}
     facts = {**options, "the layout": str(job.layout), "the call": str(sorted(job.call.items()))}
     facts |= {"the model": f"{job.example.pipeline} {fingerprint(job.model)}", "the prompt": str(batch.prompt)}
     if file is not None:
