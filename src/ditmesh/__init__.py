@@ -2,21 +2,30 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ditmesh.cache.calibrators.dmd import DMDCalibratorConfig
+from ditmesh.cache.calibrators.foca import FoCaCalibratorConfig
+from ditmesh.cache.calibrators.taylorseer import TaylorSeerCalibratorConfig
 from ditmesh.config import (
     CacheType,
     CalibratorConfig,
     DBCacheConfig,
-    DMDCalibratorConfig,
-    FoCaCalibratorConfig,
     ParallelismConfig,
     ParamsModifier,
-    TaylorSeerCalibratorConfig,
     load_configs,
     steps_mask,
 )
 
 if TYPE_CHECKING:
-    from ditmesh.api import BlockAdapter, ForwardPattern, disable_cache, enable_cache, refresh_context, strify, summary
+    from ditmesh.api import (
+        BlockAdapter,
+        ForwardPattern,
+        disable_cache,
+        enable_cache,
+        refresh_context,
+        register,
+        strify,
+        summary,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,6 +44,7 @@ __all__ = [
     "enable_cache",
     "load_configs",
     "refresh_context",
+    "register",
     "steps_mask",
     "strify",
     "summary",

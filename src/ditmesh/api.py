@@ -38,6 +38,7 @@ from ditmesh.pipeline import (
 )
 from ditmesh.runtime.gang import Gang
 from ditmesh.runtime.mesh import Axis, Mesh, build_mesh, forward_mesh, leave_ranks, patience, replica_mesh
+from ditmesh.sheets import register
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand
@@ -51,6 +52,7 @@ __all__ = [
     "kept_whole",
     "leave_ranks",
     "refresh_context",
+    "register",
     "strify",
     "summary",
 ]

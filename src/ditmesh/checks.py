@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ditmesh.config import ParallelismConfig
-from ditmesh.models import spec_of
+from ditmesh.sheets import spec_of
 from ditmesh.spec import ModelSpec
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ditmesh.config import ParallelismConfig, ParamsModifier, suggest
 from ditmesh.models import CONTROLNETS, SPECS
+from ditmesh.sheets import find_sheet
 from ditmesh.spec import Blocks, ModelSpec
 
 Models = list[tuple[Any, ModelSpec]]
@@ -26,9 +27,9 @@ def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
     """
     if isinstance(pipe_or_adapter, BlockAdapter):
         model, pipe = pipe_or_adapter.transformer, pipe_or_adapter.pipe
-        return model if pipe is None else pipe, [(model, pipe_or_adapter.spec(SPECS.get(type(model).__name__)))]
+        return model if pipe is None else pipe, [(model, pipe_or_adapter.spec(_sheet(model)))]
     modules = [pipe_or_adapter] if isinstance(pipe_or_adapter, nn.Module) else components(pipe_or_adapter).values()
-    found = [(part, SPECS[type(part).__name__]) for part in modules if type(part).__name__ in SPECS]
+    found = [(part, spec) for part in modules if (spec := _sheet(part)) is not None and not spec.controls]
     if not found:
         raise ValueError(
             f"{type(pipe_or_adapter).__name__} has no transformer that ditmesh knows; it knows "
@@ -69,8 +70,12 @@ def extra_modules(pipe: Any, parallelism: ParallelismConfig, transformers: Model
 def controlnets(module: nn.Module) -> Models:
     """The ControlNets of a module that is one, or sums up several; none if it is anything else."""
     nets = nets_of(module)
-    known = all(type(net).__name__ in CONTROLNETS for net in nets)
-    return [(net, CONTROLNETS[type(net).__name__]) for net in nets] if known else []
+    found = [(net, spec) for net in nets if (spec := _sheet(net)) is not None and spec.controls]
+    return found if len(found) == len(nets) else []
+
+
+def _sheet(module: Any) -> ModelSpec | None:
+    return find_sheet(type(module).__name__)
 
 
 def _title(module: nn.Module) -> str:

@@ -213,15 +213,15 @@ class ModelSpec:
     tp_plan: Mapping[str, str | Fused | Heads | PerHead | Sharded]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
-    replicated: Mapping[str, str] = field(default_factory=dict)
-    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    replicated: Mapping[str, str] = field(default_factory=dict[str, str])
+    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     heads: str | Callable[[Mapping[str, Any]], int] = "num_attention_heads"
     head_dim: str | Callable[[Mapping[str, Any]], int] = "attention_head_dim"
     width: str = ""
     kv_heads: str = ""
     controls: str = ""
-    batch_dims: Mapping[str, int | Refuse | Same | None] = field(default_factory=dict)
-    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    batch_dims: Mapping[str, int | Refuse | Same | None] = field(default_factory=dict[str, int | Refuse | Same | None])
+    memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict[str, Callable[[Any], bool]])
     tokenwise: str = ""
 
     def count_heads(self, config: Mapping[str, Any]) -> int:

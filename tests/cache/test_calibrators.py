@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ditmesh import DMDCalibratorConfig, FoCaCalibratorConfig, TaylorSeerCalibratorConfig
-from ditmesh.cache.calibrators import Forecast, build_forecast
+from ditmesh.cache.forecast import Forecast, build_forecast
 from ditmesh.config import CalibratorConfig, ParallelismConfig
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import build_mesh, sequence_mesh

@@ -92,7 +92,7 @@ def test_groups_are_those_of_the_mesh():
     layout = ParallelismConfig.parse("dp2.cfg2.ring3.tp2")
     mesh = torch.arange(layout.world_size).reshape(tuple(layout.sizes.values()))
     for axis in AXES:
-        rows = mesh.movedim(AXES.index(axis), -1).reshape(-1, layout.sizes[axis]).tolist()
+        rows = mesh.movedim(list(AXES).index(axis), -1).reshape(-1, layout.sizes[axis]).tolist()
         assert rank_groups(layout, axis) == rows
     assert [list(ranks) for ranks in replicas(layout)] == mesh.reshape(2, -1).tolist()
     assert describe_groups(ParallelismConfig.parse("dp2.cfg2.ulysses2")) == [

@@ -42,7 +42,7 @@ def test_words_share_the_world_out(word: str, world: int, layout: str) -> None:
     assert str(ParallelismConfig.parse(word, world)) == layout
 
 
-@given(st.sampled_from(WORDS), st.integers(1, 64))
+@given(st.sampled_from(list(WORDS)), st.integers(1, 64))
 def test_a_word_fills_the_world_or_is_refused(word: str, world: int) -> None:
     try:
         config = ParallelismConfig.parse(word, world)

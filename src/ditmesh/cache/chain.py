@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ditmesh.cache.calibrators import Forecast, build_forecast, is_forecast
 from ditmesh.cache.decision import Record, settle
+from ditmesh.cache.forecast import Forecast, build_forecast, is_forecast
 from ditmesh.cache.tokens import own_tokens
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParamsModifier
 from ditmesh.runtime.collectives import all_gather, never_compiled

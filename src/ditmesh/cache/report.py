@@ -5,7 +5,7 @@ from typing import Any
 
 from ditmesh.cache.chain import Chain
 from ditmesh.cache.dbcache import DBCache
-from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig
+from ditmesh.config import AXES, CalibratorConfig, DBCacheConfig, ParallelismConfig
 
 QUANTILES = (("P00", 0.0), ("P25", 0.25), ("P50", 0.5), ("P75", 0.75), ("P95", 0.95))
 
@@ -98,16 +98,7 @@ def tag(cache: DBCacheConfig | None, calibrator: CalibratorConfig | None, parall
             parts.append(f"N{cache.num_inference_steps}")
         if cache.steps_computation_mask is not None:
             parts.append(f"SCM{''.join(map(str, cache.steps_computation_mask))}_{cache.steps_computation_policy}")
-        parts.append(_calibrator_tag(calibrator))
+        parts.append(calibrator.own.tag if calibrator is not None and calibrator.enable_calibrator else "T0O0")
     if parallelism is not None:
-        titles = {"dp": "DP", "cfg": "CFG", "pp": "PP", "ring": "Ring", "ulysses": "Ulysses", "tp": "TP"}
-        parts += [f"{titles[axis]}{size}" for axis, size in parallelism.sizes.items() if size > 1]
+        parts += [f"{AXES[axis].title}{size}" for axis, size in parallelism.sizes.items() if size > 1]
     return "_".join(parts) or "NONE"
-
-
-def _calibrator_tag(calibrator: CalibratorConfig | None) -> str:
-    if calibrator is None or not calibrator.enable_calibrator:
-        return "T0O0"
-    if calibrator.calibrator_type == "taylorseer":
-        return f"T1O{calibrator.settings['taylorseer_order']}"
-    return calibrator.calibrator_type.upper()

@@ -6,6 +6,7 @@ import typer
 
 import ditmesh
 from ditmesh.cli.bench.verb import bench
+from ditmesh.cli.check_model.verb import check_model
 from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate.verb import generate
 from ditmesh.cli.models.verb import models
@@ -21,6 +22,7 @@ app.command(cls=Sections, no_args_is_help=True)(generate)
 app.command(cls=Sections, no_args_is_help=True)(t2i)
 app.command(cls=Sections, no_args_is_help=True)(bench)
 app.command()(models)
+app.command(no_args_is_help=True)(check_model)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import asdict, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, field, fields, make_dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -42,16 +42,21 @@ def given_flags(options: Any, *names: str) -> list[str]:
     return [flag_of(options, name) for name in names if values[name] is not None and values[name] is not False]
 
 
+def record(name: str, rows: Iterable[tuple[str, Any, Any]]) -> type[object]:
+    """A record of flags that are described elsewhere, for another to have beside its own: name, type and field."""
+    return make_dataclass(name, rows, frozen=True, kw_only=True)
+
+
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The fields of a record become the parameters of a verb, which Typer reads by its signature."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
         context = inspect.Parameter("context", keyword, annotation=typer.Context)
-        asked = inspect.signature(options).parameters
+        metadata = {f.name: (f.type, f.metadata["flag"]) for f in fields(options)}
         flags = [
-            asked[f.name].replace(kind=keyword, annotation=Annotated[f.type, f.metadata["flag"]])
-            for f in fields(options)
+            parameter.replace(kind=keyword, annotation=Annotated[metadata[name]])
+            for name, parameter in inspect.signature(options).parameters.items()
         ]
         verb.__signature__ = inspect.Signature([context, *flags])
         verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *flags)}

@@ -1,17 +1,16 @@
 """What the user asks for: frozen, checked, and free of torch."""
 
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, sharing
 from ditmesh.config.cache import (
     CacheType,
     CalibratorConfig,
     DBCacheConfig,
-    DMDCalibratorConfig,
-    FoCaCalibratorConfig,
     ParamsModifier,
-    TaylorSeerCalibratorConfig,
+    calibrators,
 )
 from ditmesh.config.files import load_configs
 from ditmesh.config.groups import describe_groups, rank_groups, replicas
-from ditmesh.config.parallelism import AXES, SINGLE, WORDS, ParallelismConfig
+from ditmesh.config.parallelism import SINGLE, ParallelismConfig
 from ditmesh.config.steps import POLICIES, steps_mask
 from ditmesh.config.words import refuse_unknown, suggest
 
@@ -20,19 +19,20 @@ __all__ = [
     "POLICIES",
     "SINGLE",
     "WORDS",
+    "Axis",
     "CacheType",
     "CalibratorConfig",
     "DBCacheConfig",
-    "DMDCalibratorConfig",
-    "FoCaCalibratorConfig",
+    "Degrees",
     "ParallelismConfig",
     "ParamsModifier",
-    "TaylorSeerCalibratorConfig",
+    "calibrators",
     "describe_groups",
     "load_configs",
     "rank_groups",
     "refuse_unknown",
     "replicas",
+    "sharing",
     "steps_mask",
     "suggest",
 ]

@@ -1,9 +1,9 @@
 """What DBCache is asked to do: frozen and checked, under the names its users know."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ditmesh.config.words import refuse_unknown, suggest
 
@@ -95,13 +95,13 @@ class DBCacheConfig(_Given):
         if self.steps_computation_mask is not None:
             object.__setattr__(self, "steps_computation_mask", _mask(self.steps_computation_mask))
         for name, least in (("Fn_compute_blocks", 1), ("Bn_compute_blocks", 0), ("max_warmup_steps", 0)):
-            _check_count(name, vars(self)[name], least)
-        _check_count("warmup_interval", self.warmup_interval, 1)
+            check_count(name, vars(self)[name], least)
+        check_count("warmup_interval", self.warmup_interval, 1)
         for name in ("num_inference_steps", "force_refresh_step_hint"):
             if vars(self)[name] is not None:
-                _check_count(name, vars(self)[name], 1)
-        _check_choice("steps_computation_policy", self.steps_computation_policy, ("dynamic", "static"))
-        _check_choice("force_refresh_step_policy", self.force_refresh_step_policy, ("once", "repeat"))
+                check_count(name, vars(self)[name], 1)
+        check_choice("steps_computation_policy", self.steps_computation_policy, ("dynamic", "static"))
+        check_choice("force_refresh_step_policy", self.force_refresh_step_policy, ("once", "repeat"))
         if self.cfg_compute_first and self.cfg_diff_compute_separate:
             raise ValueError(
                 "cfg_compute_first=True needs cfg_diff_compute_separate=False: "
@@ -124,12 +124,12 @@ def _mask(mask: Any) -> tuple[int, ...]:
     return tuple(int(step) for step in mask)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: Any, least: int) -> None:
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value!r} is no whole number of {least} or more.")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; {suggest(str(value), choices)}")
 
@@ -147,84 +147,50 @@ class CalibratorConfig(_Given):
         calibrator_kwargs: fields of the calibrator's own class, as a dict.
     """
 
+    title: ClassVar[str] = ""
+    flag: ClassVar[tuple[str, str]]  # its help and its spelling, as in a setting's metadata
+
     enable_calibrator: bool = False
     enable_encoder_calibrator: bool = False
     calibrator_type: str = "taylorseer"
     calibrator_cache_type: str = "residual"
-    calibrator_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    calibrator_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        _check_choice("calibrator_type", self.calibrator_type, tuple(CALIBRATORS))
-        _check_choice("calibrator_cache_type", self.calibrator_cache_type, ("residual", "hidden_states"))
+        known = calibrators()
+        check_choice("calibrator_type", self.calibrator_type, tuple(known))
+        check_choice("calibrator_cache_type", self.calibrator_cache_type, ("residual", "hidden_states"))
         for name, value in self.calibrator_kwargs.items():
-            refuse_unknown(CALIBRATORS[self.calibrator_type], [name])
+            refuse_unknown(known[self.calibrator_type], [name])
             object.__setattr__(self, name, value)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The fields of the calibrator's own class that are not those of every calibrator."""
-        kind = CALIBRATORS[self.calibrator_type]
-        own = {
-            f.name: f.default
-            for f in fields(kind)
-            if f.init and f.name not in {g.name for g in fields(CalibratorConfig)}
-        }
-        return own | {name: vars(self)[name] for name in own if name in vars(self)}
+    def own(self) -> "CalibratorConfig":
+        """The same as its calibrator's own class."""
+        kind = calibrators()[self.calibrator_type]
+        if isinstance(self, kind):
+            return self
+        shared = {f.name: vars(self)[f.name] for f in fields(CalibratorConfig) if f.init}
+        return kind(**shared | dict(shared.pop("calibrator_kwargs")))
+
+    @property
+    def tag(self) -> str:
+        """It in names of files."""
+        return self.calibrator_type.upper()
+
+    def forecast(self, total: Callable[[Any], Any]) -> Any:
+        """What guesses one stream; ``total`` sums a tensor over the ranks that share the sequence."""
+        raise NotImplementedError(f"{type(self).__name__} has no forecast")
 
 
-@dataclass(frozen=True)
-class TaylorSeerCalibratorConfig(CalibratorConfig):
-    """Extrapolate by finite differences: https://arxiv.org/abs/2503.06923. ``taylorseer_order`` is the polynomial's."""
-
-    enable_calibrator: bool = True
-    enable_encoder_calibrator: bool = True
-    taylorseer_order: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("taylorseer_order", self.taylorseer_order, 1)
+def calibrators() -> dict[str, type[CalibratorConfig]]:
+    """The calibrators there are, by ``calibrator_type``: every class that extends ``CalibratorConfig``."""
+    return {kind.calibrator_type: kind for kind in CalibratorConfig.__subclasses__()}
 
 
-@dataclass(frozen=True)
-class FoCaCalibratorConfig(CalibratorConfig):
-    """Forecast by a BDF2 step, then calibrate it by Heun's rule: https://arxiv.org/abs/2508.16211."""
-
-    enable_calibrator: bool = True
-    enable_encoder_calibrator: bool = True
-    calibrator_type: str = "foca"
-
-
-@dataclass(frozen=True)
-class DMDCalibratorConfig(CalibratorConfig):
-    """Go on with the exponentials that fit the last steps best (dynamic mode decomposition, or Prony's method).
-
-    Attributes:
-        dmd_history: how many computed steps the fit sees, at least 4.
-        dmd_rank: how many exponentials, 0 for as many as carry weight.
-        dmd_ridge: added to the fit's normal equations, relative to their size.
-        dmd_svd_precision: ``"low"``, ``"medium"`` or ``"high"``: what counts as weight, from 1e-4 to 1e-8.
-    """
-
-    enable_calibrator: bool = True
-    enable_encoder_calibrator: bool = True
-    calibrator_type: str = "dmd"
-    dmd_history: int = 6
-    dmd_rank: int = 0
-    dmd_ridge: float = 1e-8
-    dmd_svd_precision: str = "medium"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("dmd_history", self.dmd_history, 4)
-        _check_count("dmd_rank", self.dmd_rank, 0)
-        _check_choice("dmd_svd_precision", self.dmd_svd_precision, ("low", "medium", "high"))
-
-
-CALIBRATORS = {
-    "taylorseer": TaylorSeerCalibratorConfig,
-    "foca": FoCaCalibratorConfig,
-    "dmd": DMDCalibratorConfig,
-}
+def setting(default: Any, help: str, shown: str, low: int | None = None) -> Any:
+    """A field of a calibrator that has a flag: what the help says of it, and how it is spelled."""
+    return field(default=default, metadata={"flag": (help, shown), "low": low})
 
 
 @dataclass(frozen=True)

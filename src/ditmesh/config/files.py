@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ditmesh.config.cache import CALIBRATORS, CalibratorConfig, DBCacheConfig
-from ditmesh.config.parallelism import AXES, ParallelismConfig
+from ditmesh.config.axes import AXES
+from ditmesh.config.cache import CalibratorConfig, DBCacheConfig, calibrators
+from ditmesh.config.parallelism import ParallelismConfig
 from ditmesh.config.steps import steps_mask
 from ditmesh.config.words import suggest
 
@@ -47,14 +48,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        sections = yaml.safe_load(path.read_text())
+        sections: object = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, Mapping):
         raise ValueError(f"{path} holds no sections; it needs one of {', '.join(SECTIONS)}.")
-    return sections
+    return cast("Mapping[str, Any]", sections)
 
 
 def _cache(given: dict[str, Any]) -> tuple[DBCacheConfig, CalibratorConfig | None]:
@@ -69,12 +70,13 @@ def _cache(given: dict[str, Any]) -> tuple[DBCacheConfig, CalibratorConfig | Non
 
 def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
     """Take the calibrator out of the fields of a cache section."""
-    enabled = [name for name in CALIBRATORS if given.pop(f"enable_{name}", False)]
+    known = calibrators()
+    enabled = [name for name in known if given.pop(f"enable_{name}", False)]
     shared = {
         "enable_encoder_calibrator": given.pop("enable_encoder_taylorseer", None),
         "calibrator_cache_type": given.pop("calibrator_cache_type", given.pop("taylorseer_cache_type", None)),
     }
-    own = {name: given.pop(name) for name in list(given) if name.startswith(("taylorseer_", "dmd_"))}
+    own = {name: given.pop(name) for name in list(given) if name.startswith(tuple(f"{kind}_" for kind in known))}
     if len(enabled) > 1:
         raise ValueError(f"a step has one forecast, and {' and '.join(enabled)} are enabled; choose one.")
     settings = own | {name: value for name, value in shared.items() if value is not None}
@@ -84,7 +86,7 @@ def _calibrator(given: dict[str, Any]) -> CalibratorConfig | None:
                 f"{next(iter(settings))} is for a calibrator, and none is enabled: enable_taylorseer: true."
             )
         return None
-    return CALIBRATORS[enabled[0]](**settings)
+    return known[enabled[0]](**settings)
 
 
 def _fill_auto(given: dict[str, Any], ranks: int | None) -> dict[str, Any]:

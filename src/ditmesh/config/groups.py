@@ -2,15 +2,8 @@
 
 from itertools import product
 
-from ditmesh.config.parallelism import AXES, ParallelismConfig
-
-WHAT = {
-    "cfg": "guidance, a branch each",
-    "pp": "pipeline stages",
-    "ring": "ring, keys and values passed around",
-    "ulysses": "Ulysses, heads exchanged",
-    "tp": "tensor shards",
-}
+from ditmesh.config.axes import AXES
+from ditmesh.config.parallelism import ParallelismConfig
 
 
 def rank_groups(layout: ParallelismConfig, *axes: str) -> list[list[int]]:
@@ -35,10 +28,10 @@ def replicas(layout: ParallelismConfig) -> list[range]:
 def describe_groups(layout: ParallelismConfig) -> list[str]:
     """A line for the replicas, and one for each axis inside them that more than one rank shares."""
     lines = ["; ".join(f"replica {i}: {_name(list(ranks))}" for i, ranks in enumerate(replicas(layout)))]
-    for axis in AXES[1:]:
-        if layout.sizes[axis] > 1:
-            shown = "; ".join(_name(group) for group in rank_groups(layout, axis))
-            lines.append(f"{WHAT[axis]} ({axis}{layout.sizes[axis]}): {shown}")
+    for name, axis in AXES.items():
+        if axis.share and layout.sizes[name] > 1:
+            shown = "; ".join(_name(group) for group in rank_groups(layout, name))
+            lines.append(f"{axis.what} ({name}{layout.sizes[name]}): {shown}")
     return lines
 
 

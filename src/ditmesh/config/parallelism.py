@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees
 from ditmesh.config.words import refuse_unknown, suggest
 
-# Outer to inner: the ranks of one tensor-parallel group, which talk most, are neighbours.
-AXES = ("dp", "cfg", "pp", "ring", "ulysses", "tp")
-WORDS = ("tp", "ulysses", "ring", "usp", "tp_ulysses", "ulysses_tp", "tp_ring", "ring_tp", "usp_tp")
 SINGLE = "single"
 
 
 @dataclass(frozen=True)
-class ParallelismConfig:
+class ParallelismConfig(Degrees):
     """How many ranks each strategy gets; their product is the number of ranks.
 
     Attributes:
@@ -34,17 +32,11 @@ class ParallelismConfig:
         ValueError: a field that does not exist, or a size that is not a positive int.
     """
 
-    dp_size: int = 1
-    cfg_size: int = 1
-    pp_size: int = 1
-    ring_size: int = 1
-    ulysses_size: int = 1
-    tp_size: int = 1
     num_pipeline_patch: int | None = None
     warmup_steps: int = 1
     attention_backend: str | None = None
     extra_parallel_modules: tuple[Any, ...] = ()
-    parallel_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    parallel_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __new__(cls, *_: Any, **given: Any) -> "ParallelismConfig":
         refuse_unknown(cls, given)
@@ -56,11 +48,8 @@ class ParallelismConfig:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "parallel_kwargs", {})
         object.__setattr__(self, "extra_parallel_modules", tuple(self.extra_parallel_modules))
-        for axis in AXES:
-            self._check_size(f"{axis}_size")
-        if self.cfg_size > 2:
-            raise ValueError(f"cfg_size={self.cfg_size}: guidance has two branches, so cfg_size is 1 or 2.")
-
+        for name, axis in AXES.items():
+            self._check_size(f"{name}_size", axis)
         self._check_patches()
 
     def _check_patches(self) -> None:
@@ -83,7 +72,7 @@ class ParallelismConfig:
         """Whether results differ from those of one process by more than rounding: patches see some of the last step."""
         return self.patches > 1
 
-    def _check_size(self, name: str) -> None:
+    def _check_size(self, name: str, axis: Axis) -> None:
         size = vars(self)[name]
         if size is None:
             object.__setattr__(self, name, 1)
@@ -92,6 +81,9 @@ class ParallelismConfig:
             raise ValueError(f"{name} must be an int, not {size!r} of type {type(size).__name__}; write {advice}.")
         elif size < 1:
             raise ValueError(f"{name}={size} is no number of ranks; 1 is off, 2 or more is on.")
+        elif axis.most is not None and size > axis.most:
+            choices = " or ".join(map(str, range(1, axis.most + 1)))
+            raise ValueError(f"{name}={size}: {axis.why}, so {name} is {choices}.")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -133,13 +125,17 @@ class ParallelismConfig:
 
     @classmethod
     def _from_word(cls, word: str, world: int) -> "ParallelismConfig":
-        if word in ("tp", "ulysses", "ring"):
+        axes = list(WORDS[word])
+        if len(axes) == 1:
             return cls.parse(f"{word}{world}")
-        if word == "usp_tp":
-            if world != 8:
-                raise ValueError(f"'usp_tp' is ring2.ulysses2.tp2 on 8 ranks, not {world}; name the sizes yourself.")
-            return cls(ring_size=2, ulysses_size=2, tp_size=2)
-        first, second = ("ulysses", "ring") if word == "usp" else word.split("_")
+        if len(axes) > 2:
+            layout = ".".join(f"{axis}2" for axis in axes)
+            if world != 2 ** len(axes):
+                raise ValueError(
+                    f"{word!r} is {layout} on {2 ** len(axes)} ranks, not {world}; name the sizes yourself."
+                )
+            return cls.parse(layout)
+        first, second = axes
         half = max(world // 2, 1)
         if half * (world // half) != world:
             raise ValueError(

@@ -27,11 +27,3 @@ TOKENWISE_SCHEDULERS: dict[str, dict[str, Any]] = {
     "LTXEulerAncestralRFScheduler": {"eta": 0.0},
     "MiniMaxH3Scheduler": {},
 }
-
-
-def spec_of(model: str) -> ModelSpec:
-    """The fact sheet of a transformer or ControlNet class, or a ValueError that names those there are."""
-    known = SPECS | CONTROLNETS
-    if model not in known:
-        raise ValueError(f"ditmesh has no fact sheet for {model}; it knows {', '.join(sorted(known))}.")
-    return known[model]

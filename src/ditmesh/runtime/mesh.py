@@ -9,7 +9,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 
-from ditmesh.config import ParallelismConfig, rank_groups
+from ditmesh.config import ParallelismConfig, rank_groups, sharing
 from ditmesh.upstream.process_groups import end_group, make_group
 
 TIMEOUT = "DITMESH_TIMEOUT"
@@ -113,17 +113,17 @@ def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
 
 def replica_mesh(mesh: Mesh) -> Axis:
     """All ranks that make one picture together, as one axis."""
-    return mesh.along("cfg", "pp", "ring", "ulysses", "tp")
+    return mesh.along(*sharing("picture"))
 
 
 def forward_mesh(mesh: Mesh) -> Axis:
     """The ranks that share one forward of the transformer, as one axis."""
-    return mesh.along("pp", "ring", "ulysses", "tp")
+    return mesh.along(*sharing("forward"))
 
 
 def sequence_mesh(mesh: Mesh) -> Axis:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
-    return mesh.along("ring", "ulysses")
+    return mesh.along(*sharing("sequence"))
 
 
 def lanes(mesh: Mesh) -> tuple[Axis, Axis]:

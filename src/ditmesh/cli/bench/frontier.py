@@ -1,6 +1,7 @@
 """Draw what a cache costs against what it saves, as a picture that a person can read."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from math import isfinite
 from pathlib import Path
 from statistics import mean
@@ -8,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from ditmesh.config import calibrators
+
 if TYPE_CHECKING:
     from ditmesh.cli.bench.sweep import Point
 
-COLOURS = {"none": "#52606d", "taylorseer": "#c2410c", "foca": "#0f766e", "dmd": "#6d28d9"}
-MARKS = {"none": "o", "taylorseer": "s", "foca": "^", "dmd": "D"}
-TITLES = {"none": "repeat what was added last", "taylorseer": "TaylorSeer", "foca": "FoCa", "dmd": "DMD"}
+LOOKS = (("#52606d", "o"), ("#c2410c", "s"), ("#0f766e", "^"), ("#6d28d9", "D"))  # of one forecast after the other
 
 
 def plot(points: "Sequence[Point]", title: str, path: Path) -> None:
@@ -21,10 +22,11 @@ def plot(points: "Sequence[Point]", title: str, path: Path) -> None:
     figure = Figure(figsize=(11, 4.8), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     figure.suptitle(f"{title}: quality against cost, by threshold", fontsize=13)
-    for name in dict.fromkeys(point.forecast for point in points):
+    titles = {name: kind.title for name, kind in calibrators().items()} | {"none": "repeat what was added last"}
+    for name, (colour, mark) in zip(dict.fromkeys(point.forecast for point in points), cycle(LOOKS), strict=False):
         own = [point for point in points if point.forecast == name and isfinite(mean(point.psnr))]
         quality = [mean(point.psnr) for point in own]
-        style = {"color": COLOURS[name], "marker": MARKS[name], "markersize": 6, "label": TITLES[name]}
+        style = {"color": colour, "marker": mark, "markersize": 6, "label": titles[name]}
         left.plot([100 * mean(point.saved) for point in own], quality, **style)
         right.plot([point.time for point in own], quality, **style)
         # The thresholds of the first forecast stand below its line, those of the others above theirs.
@@ -38,7 +40,7 @@ def plot(points: "Sequence[Point]", title: str, path: Path) -> None:
                 ha="right" if first else "left",
                 va="top" if first else "bottom",
                 fontsize=8,
-                color=COLOURS[name],
+                color=colour,
             )
     left.set_xlabel("block calls left out, %")
     left.set_ylabel("PSNR against the exact picture, dB")

@@ -14,8 +14,9 @@ from torch import nn
 
 import ditmesh
 from ditmesh.cli.generate import verify
-from ditmesh.cli.generate.cache import CALIBRATORS, asked_cache
+from ditmesh.cli.generate.cache import asked_cache
 from ditmesh.cli.generate.options import Options
+from ditmesh.config import calibrators
 from ditmesh.job import load
 from ditmesh.job.caching import Cached
 from ditmesh.job.description import Job
@@ -110,7 +111,7 @@ def measure(
 
 def _cache(job: Job, asked: Options, point: Point) -> Cached:
     """The job's cache with the threshold and the forecast of a point."""
-    own = {name: name == point.forecast for name in CALIBRATORS}
+    own = {name: name == point.forecast for name in calibrators()}
     options = replace(asked, residual_diff_threshold=point.threshold, **own)
     steps = job.call.get("num_inference_steps")
     cache = asked_cache(options, {}, job.example, len(job.facts.transformers), steps)

@@ -9,14 +9,15 @@ from typing import Any
 import typer
 
 from ditmesh.cli.flags import argument, option, switch, takes
-from ditmesh.cli.generate.cache import CALIBRATORS, FIELDS
+from ditmesh.cli.generate.cache import FIELDS
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import MEASURE, Options
 from ditmesh.cli.ranks import check_rank, failures, refusals
+from ditmesh.config import calibrators
 from ditmesh.runtime.world import World
 
 THRESHOLDS = (0.03, 0.06, 0.09, 0.12, 0.18, 0.24, 0.36, 0.6)
-FORECASTS = ("none", *CALIBRATORS)
+FORECASTS = ("none", *calibrators())
 # The flags that are those of generate.
 SHARED = {"prompt", "negative_prompt", "skip_negative_prompt", "steps", "height", "width", "num_frames", "seed"}
 SHARED |= {"generator_device", "extra_input_kwargs", "image_path", "mask_image_path", "input_height", "input_width"}

@@ -8,7 +8,7 @@ from typing import Any
 from ditmesh import CacheType, CalibratorConfig, DBCacheConfig, load_configs, steps_mask
 from ditmesh.cli.flags import flag_of, given_flags
 from ditmesh.cli.generate.options import Options
-from ditmesh.config.cache import CALIBRATORS
+from ditmesh.config import calibrators
 from ditmesh.job.caching import Cached, choose_cache
 from ditmesh.job.call import given
 from ditmesh.job.example import Example
@@ -17,7 +17,7 @@ from ditmesh.job.numbers import check_numbers
 # Fields of the cache's configuration and of a calibrator's, by what they are called in both; each has a flag.
 NAMES = [f.name for f in fields(Options)]
 FIELDS = [f.name for f in fields(DBCacheConfig) if f.name in NAMES]
-CALIBRATOR_FIELDS = [name for name in NAMES if name.partition("_")[0] in CALIBRATORS and name not in CALIBRATORS]
+CALIBRATOR_FIELDS = {f.name: name for name, kind in calibrators().items() for f in fields(kind) if f.name in NAMES}
 POLICIES = {"s": "slow", "m": "medium", "f": "fast", "u": "ultra"}
 
 
@@ -63,7 +63,7 @@ def asked_cache(
 def _refuse_idle(options: Options) -> None:
     for flag in given_flags(options, *FIELDS, *CALIBRATOR_FIELDS, "steps_mask", "mask_policy", "cache_summary"):
         raise ValueError(f"{flag} is for a cache, and nothing is cached; add --cache.")
-    for flag in given_flags(options, *CALIBRATORS):
+    for flag in given_flags(options, *calibrators()):
         raise ValueError(f"{flag} extrapolates what a cache leaves out, and nothing is cached; add --cache.")
 
 
@@ -84,12 +84,12 @@ def _mask(options: Options, steps: int | None) -> dict[str, Any]:
 def _calibrator(options: Options) -> CalibratorConfig | None:
     """The one way to extrapolate that was asked for."""
     values = asdict(options)
-    asked = [name for name in CALIBRATORS if values[name]]
+    asked = [name for name in calibrators() if values[name]]
     if len(asked) > 1:
         flags = " and ".join(f"--{name}" for name in asked)
         raise ValueError(f"a cached step has one forecast, and {flags} were asked for; choose one of them.")
     own = given(**{name: values[name] for name in CALIBRATOR_FIELDS})
     for name in own:
-        if (needed := name.partition("_")[0]) not in asked:
+        if (needed := CALIBRATOR_FIELDS[name]) not in asked:
             raise ValueError(f"{flag_of(options, name)} is for --{needed}, which was not asked for; add --{needed}.")
-    return CALIBRATORS[asked[0]](**own) if asked else None
+    return calibrators()[asked[0]](**own) if asked else None

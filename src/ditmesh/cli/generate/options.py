@@ -1,10 +1,10 @@
 """The flags of `ditmesh generate`: one frozen record, whose fields are their names, help texts and defaults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ditmesh.cli.flags import argument, count, option, switch
-from ditmesh.config import WORDS
+from ditmesh.cli.flags import argument, count, option, record, switch
+from ditmesh.config import WORDS, calibrators
 
 PICTURE, INPUT, MODEL = "Picture or video", "Images that go in", "Model"
 LAYOUT, CACHE, MEMORY, MEASURE = "Layout", "Cache", "Memory and speed", "Measure and check"
@@ -14,9 +14,17 @@ DEGREES = f"Degrees, as in ulysses4.tp2, or a word that shares out all ranks: {'
 Text = str | None
 Count = int | None
 
+SWITCHES = [(name, bool, switch(CACHE, *kind.flag)) for name, kind in calibrators().items()]
+SETTINGS = [
+    (f.name, type(f.default) | None, option(CACHE, *f.metadata["flag"], low=f.metadata["low"]))
+    for kind in calibrators().values()
+    for f in fields(kind)
+    if "flag" in f.metadata
+]
+
 
 @dataclass(frozen=True)
-class Options:
+class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     """The flags as given; None where one was not."""
 
     example: str = argument("What to draw with, or 'list' to see the examples.", "EXAMPLE")
@@ -90,12 +98,6 @@ class Options:
     )
     steps_mask: bool = switch(CACHE, "Fix steps that are computed (medium).", "--steps-mask")
     mask_policy: Text = option(CACHE, "Fix them: slow, medium, fast, ultra; s, m, f, u.", "--scm, --mask-policy POLICY")
-    taylorseer: bool = switch(CACHE, "Extrapolate what is left out, by TaylorSeer.", "--taylorseer")
-    taylorseer_order: Count = count(CACHE, "Its polynomial's (1).", "--taylorseer-order N")
-    foca: bool = switch(CACHE, "Extrapolate by FoCa.", "--foca")
-    dmd: bool = switch(CACHE, "Extrapolate by dynamic mode decomposition.", "--dmd")
-    dmd_history: Count = count(CACHE, "Steps that it looks at (6).", "--dmd-history N", low=4)
-    dmd_svd_precision: Text = option(CACHE, "low, medium, high.", "--dmd-svd, --dmd-svd-precision NAME")
     cache_summary: bool = switch(CACHE, "Show what was cached, as a table.", "--summary, --cache-summary")
 
     vae_tiling: bool = switch(MEMORY, "Decode in tiles: less memory, seams possible.", "--vae-tiling")

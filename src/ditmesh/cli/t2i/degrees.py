@@ -7,25 +7,10 @@ from typing import Any
 from ditmesh import ParallelismConfig
 from ditmesh.cli.flags import flag_of
 from ditmesh.cli.t2i.options import BatchOptions
-from ditmesh.config import suggest
+from ditmesh.config import AXES, suggest
 
 PREFIX = "DG_XDIT_"
-VARIABLES = {
-    "DG_XDIT_DATA_PARALLEL_DEGREE": "dp_size",
-    "DG_XDIT_USE_CFG_PARALLEL": "cfg_size",
-    "DG_XDIT_PIPEFUSION_DEGREE": "pp_size",
-    "DG_XDIT_RING_DEGREE": "ring_size",
-    "DG_XDIT_ULYSSES_DEGREE": "ulysses_size",
-}
-# The field of the flags that asks for each size.
-DEGREES = {
-    "dp_size": "data_parallel_degree",
-    "cfg_size": "use_cfg_parallel",
-    "pp_size": "pipefusion_degree",
-    "ring_size": "ring_degree",
-    "ulysses_size": "ulysses_degree",
-    "tp_size": "tensor_parallel_degree",
-}
+VARIABLES = {axis.variable: name for name, axis in AXES.items() if axis.variable}
 DEBUG = "DG_DEBUG"
 YES, NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -52,10 +37,11 @@ def sizes_of(environment: Mapping[str, str]) -> dict[str, int]:
         if name.startswith(PREFIX) and name not in VARIABLES:
             raise ValueError(f"there is no variable {name}; {suggest(name, VARIABLES)}")
     sizes = {}
-    for name, size in VARIABLES.items():
+    for name, axis in VARIABLES.items():
+        size = f"{axis}_size"
         if name not in environment:
             continue
-        if size == "cfg_size":
+        if AXES[axis].most == 2:
             sizes[size] = 2 if is_on(environment, name) else 1
         else:
             value = environment[name].strip()
@@ -84,7 +70,7 @@ def choose_degrees(
     }
     product = prod(sizes.values())
     if ranks is not None and product != ranks:
-        spread = {flag_of(BatchOptions, DEGREES[size]): degree for size, degree in sizes.items() if degree > 1}
+        spread = {flag_of(BatchOptions, size): degree for size, degree in sizes.items() if degree > 1}
         told = " x ".join(f"{degree} ({flag})" for flag, degree in spread.items()) or "1"
         if "dp_size" in sizes or ranks % product:
             raise ValueError(

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.pictures import PICTURES
 from ditmesh.cli.flags import given_flags
-from ditmesh.cli.t2i.degrees import DEBUG, DEGREES, PREFIX, choose_degrees, is_on
+from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
-from ditmesh.config import suggest
+from ditmesh.config import Degrees, suggest
 from ditmesh.job.caching import choose_cache
 from ditmesh.job.call import default_arguments, given
 from ditmesh.job.checks import check_facts, check_place
@@ -76,7 +76,7 @@ def describe_batch(options: BatchOptions, world: World, environment: Mapping[str
     example = choose_example(named, model, facts)
     prompt = choose_prompt(options, example, notes)
     check_place("--output_dir", options.output_dir, options.output_dir)
-    if layout.dp_size > 1 and options.data_parallel_degree is None and options.num_gpus is not None:
+    if layout.dp_size > 1 and asdict(options)["dp_size"] is None and options.num_gpus is not None:
         notes.append(f"{options.num_gpus} ranks make the layout {layout}")
     if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):
         notes.append(f"--backend diffusers splits no picture, so that {', '.join(unused)} is not used")
@@ -133,8 +133,8 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
     """
     if options.backend not in BACKENDS:
         raise ValueError(f"--backend {options.backend}: {suggest(options.backend, BACKENDS)}")
-    flags = {size: asdict(options)[name] for size, name in DEGREES.items()}
-    flags["cfg_size"] = None if options.use_cfg_parallel is None else 1 + options.use_cfg_parallel
+    flags = {f.name: asdict(options)[f.name] for f in fields(Degrees)}
+    flags |= {size: 1 + on for size, on in flags.items() if isinstance(on, bool)}
     patches = given(num_pipeline_patch=options.num_pipeline_patch, warmup_steps=options.warmup_steps)
     ranks = world.ranks(options.num_gpus, "--num_gpus")
     if options.backend == "diffusers":

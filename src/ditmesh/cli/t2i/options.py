@@ -3,7 +3,8 @@
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from ditmesh.cli.flags import count, option, switch
+from ditmesh.cli.flags import count, option, record, switch
+from ditmesh.config import AXES
 
 WHAT, OUT, MODEL, LAYOUT, SPEED = "What to draw", "Where to", "Model", "Layout", "Memory and speed"
 MACHINES = "Several machines"
@@ -12,9 +13,16 @@ BACKENDS = "xdit: spread each picture as the degrees say. diffusers: a whole mod
 Text = str | None
 Count = int | None
 
+DEGREES = [
+    (f"{name}_size", bool | None, option(LAYOUT, axis.help, axis.flag))
+    if axis.most == 2
+    else (f"{name}_size", Count, count(LAYOUT, axis.help, f"{axis.flag} N"))
+    for name, axis in AXES.items()
+]
+
 
 @dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(record("Degrees", DEGREES)):
     """The flags as given; None where one was not."""
 
     model_name: str = option(
@@ -49,14 +57,6 @@ class BatchOptions:
     backend: str = option(LAYOUT, BACKENDS, "--backend NAME", default="xdit")
     num_gpus: Count = count(LAYOUT, "Ranks in all; what degrees leave over becomes dp.", "--num_gpus N")
     batch_size: int = count(LAYOUT, "Pictures in work at once, over all replicas (1).", "--batch_size N", default=1)
-    data_parallel_degree: Count = count(LAYOUT, "Replicas, a picture each.", "--data_parallel_degree N")
-    ulysses_degree: Count = count(LAYOUT, "Ranks that exchange heads.", "--ulysses_degree N")
-    ring_degree: Count = count(LAYOUT, "Ranks that pass keys and values around.", "--ring_degree N")
-    tensor_parallel_degree: Count = count(LAYOUT, "Ranks that share weights.", "--tensor_parallel_degree N")
-    pipefusion_degree: Count = count(LAYOUT, "Pipeline stages.", "--pipefusion_parallel_degree, --pipefusion_degree N")
-    use_cfg_parallel: bool | None = option(
-        LAYOUT, "Two ranks, a branch of guidance each.", "--use_cfg_parallel/--no_use_cfg_parallel"
-    )
     num_pipeline_patch: Count = count(LAYOUT, "Patches in the pipeline.", "--num_pipeline_patch N")
     warmup_steps: Count = count(LAYOUT, "First steps of a pipeline.", "--warmup_steps N", low=0)
 
