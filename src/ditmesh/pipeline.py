@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ditmesh.config import ParallelismConfig, ParamsModifier, suggest
 from ditmesh.models import CONTROLNETS, SPECS
 from ditmesh.spec import Blocks, ModelSpec
+from ditmesh.upstream.modules import unwrapped
 
 Models = list[tuple[Any, ModelSpec]]
 
@@ -25,8 +26,9 @@ def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
         ValueError: none of its transformers has a fact sheet.
     """
     if isinstance(pipe_or_adapter, BlockAdapter):
-        model, pipe = pipe_or_adapter.transformer, pipe_or_adapter.pipe
+        model, pipe = unwrapped(pipe_or_adapter.transformer), pipe_or_adapter.pipe
         return model if pipe is None else pipe, [(model, pipe_or_adapter.spec(SPECS.get(type(model).__name__)))]
+    pipe_or_adapter = unwrapped(pipe_or_adapter)
     modules = [pipe_or_adapter] if isinstance(pipe_or_adapter, nn.Module) else components(pipe_or_adapter).values()
     found = [(part, SPECS[type(part).__name__]) for part in modules if type(part).__name__ in SPECS]
     if not found:
@@ -38,9 +40,9 @@ def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
 
 
 def components(pipe: Any) -> dict[str, nn.Module]:
-    """The modules of a pipeline by name; a transformer alone has none."""
+    """The modules of a pipeline by name, compiled or not; a transformer alone has none."""
     parts = {} if isinstance(pipe, nn.Module) else pipe.components
-    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    return {name: unwrapped(part) for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
 def distinct(models: Iterable[tuple[Any, ModelSpec]]) -> Models:
@@ -85,7 +87,7 @@ def _is_autoencoder(module: nn.Module) -> bool:
 def _component(pipe: Any, module: Any) -> nn.Module:
     """A module of the pipeline given by itself or by its name."""
     named = components(pipe)
-    found = named.get(module) if isinstance(module, str) else module
+    found = named.get(module) if isinstance(module, str) else unwrapped(module)
     if not isinstance(found, nn.Module):
         raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
     return found
@@ -156,11 +158,12 @@ class BlockAdapter:
         patterns = [pattern] * len(lists) if isinstance(pattern, ForwardPattern) else list(pattern or ())
         if len(patterns) != len(lists):
             raise ValueError(f"there are {len(patterns)} forward patterns for {len(lists)} lists of blocks.")
-        names = {id(module): name for name, module in self.transformer.named_modules()}
-        title = type(self.transformer).__name__
+        model = unwrapped(self.transformer)
+        names = {id(module): name for name, module in model.named_modules()}
+        title = type(model).__name__
         for blocks in lists:
             if id(blocks) not in names:
-                known = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.ModuleList)]
+                known = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
                 raise ValueError(f"{title} does not hold one of the lists of blocks; {suggest('blocks', known)}")
         sheet = sheet or ModelSpec(title, title, blocks=(), tp_plan={}, cp_plan={}, attention={})
         return replace(

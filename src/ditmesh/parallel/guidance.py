@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from ditmesh.runtime.collectives import all_gather
 from ditmesh.spec import ModelSpec, Refuse, Split
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
-from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.modules import argument_names, bind, intercept_call, override
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ class Guidance:
 
     Attributes:
         request: the one under way.
+        run: what the transformer ran before.
         is_distilled: the model takes the scale of guidance as an input.
         in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
-    def __init__(
-        self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any], is_distilled: bool
-    ):
-        self.title, self.names, self.mesh, self.run = spec.title, names, mesh, run
+    run: Callable[..., Any]
+
+    def __init__(self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, is_distilled: bool):
+        self.title, self.names, self.mesh = spec.title, names, mesh
         self.is_distilled = is_distilled
         root = spec.cp_plan.get("", {})
         assert not isinstance(root, Split)
@@ -253,15 +254,9 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
         undo: takes what takes each change back.
     """
     is_distilled = isinstance(model, ConfigMixin) and bool(model.config.get("guidance_embeds"))
-    run = model._compiled_call_impl or model._call_impl
-    guidance = Guidance(spec, argument_names(model), mesh, run, is_distilled)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return guidance(*args, **kwargs)
-
+    guidance = Guidance(spec, argument_names(model), mesh, is_distilled)
     # Above the model's own hooks: a branch that another rank runs must not begin a forward here.
-    override(model, "_call_impl", torch.compiler.disable(call, recursive=False), undo)
-    override(model, "_compiled_call_impl", None, undo)
+    guidance.run = intercept_call(model, guidance, undo)
     return guidance
 
 

@@ -45,7 +45,7 @@ from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import Deferred, Later, bare, plain, same
-from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.modules import argument_names, bind, intercept_call, override
 
 
 @dataclass
@@ -244,7 +244,7 @@ def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, un
     if not {"step", "step_index", "timesteps"} <= set(dir(scheduler)):
         return
     overlap = Overlap(fusion, fusion.patches, spec, scheduler, mesh)
-    override(fusion.model, "_call_impl", overlap.call, undo)
+    intercept_call(fusion.model, overlap.call, undo)
     override(scheduler, "step", Rerouted(overlap.stock, overlap.step), undo)
     fusion.session.forgetters.append(overlap.begin_request)
     if "maybe_free_model_hooks" in dir(pipe):

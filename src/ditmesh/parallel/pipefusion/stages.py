@@ -29,7 +29,7 @@ from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import Link, chain, check_present, expand, override
+from ditmesh.upstream.modules import Link, chain, check_present, expand, intercept_call, override
 from ditmesh.upstream.request import Branch, Session
 
 
@@ -95,7 +95,9 @@ class Stage:
 
 
 class PipeFusion:
-    """Runs a transformer's forward on all stages: whole, or patch by patch."""
+    """Runs a transformer's forward, ``run``, on all stages: whole, or patch by patch."""
+
+    run: Callable[..., Any]
 
     def __init__(
         self, model: nn.Module, stage: Stage, mesh: Mesh, session: Session, patches: Patches | None, warmup: int
@@ -106,7 +108,6 @@ class PipeFusion:
         session.forgetters.append(self.memories.clear)
         if patches is not None:
             stage.at_end = patches.end
-        self.run: Callable[..., Any] = model._call_impl
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.begin(args, kwargs).now()
@@ -205,7 +206,7 @@ def apply_pipefusion(
     for position, link in enumerate(links):
         override(link.block, "forward", _caller(stage, position), undo)
     fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
-    override(model, "_call_impl", fusion, undo)
+    fusion.run = intercept_call(model, fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
     return fusion
