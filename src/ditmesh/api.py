@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -30,7 +29,7 @@ from ditmesh.parallel.vae.apply import apply_vae_parallel
 from ditmesh.pipeline import (
     BlockAdapter,
     ForwardPattern,
-    Models,
+    Plan,
     components,
     controlnets,
     distinct,
@@ -39,9 +38,11 @@ from ditmesh.pipeline import (
 )
 from ditmesh.runtime.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand
 from ditmesh.upstream.request import watch_pipeline
+from ditmesh.upstream.saving import save_whole, shares
 
 __all__ = [
     "BlockAdapter",
@@ -97,6 +98,7 @@ def enable_cache(
     _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        _refuse(plan, caching is not None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
         vars(module)[STATE] = steps
@@ -110,35 +112,16 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     Raises:
         ValueError: the pipeline is not enabled, or its weights are offloaded to where they cannot be reached.
     """
-    models = [model for model, _ in unpack(pipe_or_adapter)[1]]
-    for model in models:
-        if STATE not in vars(model):
-            raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
-        check_present(model)
-    vars(models[0])[STATE].close()
+    pipe, models = unpack(pipe_or_adapter)
+    # One that was replaced since may have been what knew, and another module is still shared.
+    modules = {id(module): module for module in [*(model for model, _ in models), *components(pipe).values()]}
+    enabled = [module for module in modules.values() if STATE in vars(module)]
+    if not enabled:
+        raise ValueError(f"this {type(models[0][0]).__name__} is not enabled; there is nothing to disable.")
+    for module in enabled:
+        check_present(module)
+    vars(enabled[0])[STATE].close()
     return pipe_or_adapter
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be changed, and how."""
-
-    pipe: Any
-    transformers: Models
-    controlnets: Models
-    extras: list[nn.Module]
-    parallelism: ParallelismConfig
-    kernel: str | None
-
-    @property
-    def models(self) -> Models:
-        """What has a fact sheet."""
-        return self.transformers + self.controlnets
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """Everything, each once."""
-        return list({id(x): x for x in [*self.extras, *(model for model, _ in self.models)]}.values())
 
 
 def _plan(pipe_or_adapter: Any, parallelism: ParallelismConfig, kernel: str | None) -> Plan:
@@ -166,6 +149,7 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for module in plan.modules:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
+        check_before(module, plan.columns(module, cached))
     for model, spec in plan.models if world_size is not None else []:
         config = model.config if isinstance(model, ConfigMixin) else {}
         check_layout(plan.parallelism, spec.transformer, config, world_size)
@@ -254,6 +238,21 @@ def _share_extras(extras: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) ->
                 logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
         elif not controlnets(module):
             apply_vae_parallel(module, mesh, undo)
+
+
+def _refuse(plan: Plan, cached: bool, undo: ExitStack) -> None:
+    """Refuse from now on what would be wrong, and let what saves weights see whole ones."""
+    done: dict[str, None] = {}
+    for module in plan.modules:
+        columns = plan.columns(module, cached)
+        if "text encoder" in columns and not shares(module):
+            continue  # it was kept whole
+        if set(columns) & set(WEIGHTS):
+            save_whole(module, undo)
+        refuse_after(module, columns, undo)
+        done |= dict.fromkeys(columns)
+    if not isinstance(plan.pipe, nn.Module):
+        refuse_after(plan.pipe, list(done), undo)
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

@@ -99,6 +99,37 @@ def nets_of(module: nn.Module) -> list[nn.Module]:
     return list(children["nets"].children()) if list(children) == ["nets"] else [module]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be changed, and how."""
+
+    pipe: Any
+    transformers: Models
+    controlnets: Models
+    extras: list[nn.Module]
+    parallelism: ParallelismConfig
+    kernel: str | None
+
+    @property
+    def models(self) -> Models:
+        """What has a fact sheet."""
+        return self.transformers + self.controlnets
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything, each once."""
+        return list({id(x): x for x in [*self.extras, *(model for model, _ in self.models)]}.values())
+
+    def columns(self, module: nn.Module, cached: bool) -> list[str]:
+        """What is done to a module, by the columns of the table of deeds."""
+        axes = [axis for axis, size in self.parallelism.sizes.items() if size > 1 and axis != "dp"]
+        if any(module is model for model, _ in self.transformers):
+            return axes + ["cache"] * cached
+        if any(module is model for model, _ in self.controlnets):
+            return [axis for axis in axes if axis not in ("pp", "cfg")]
+        return ["text encoder" if isinstance(module, PreTrainedModel) else "vae"] if axes else []
+
+
 HIDDEN, ENCODER = "hidden_states", "encoder_hidden_states"
 
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.shards import Shard, even_ranges
-from ditmesh.upstream.modules import expand, parameter
+from ditmesh.upstream.modules import check_plain, check_present, expand, override, parameter
+from ditmesh.upstream.saving import keep_share
 
 # For the language models that transformers has no plan for. One is taken for a model that has all its modules.
 PLANS: tuple[Mapping[str, str], ...] = (
@@ -46,6 +47,8 @@ COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for p
 ROWS = {"rowwise", "rowwise_split_input"}
 APART = {"replicated_with_grad_allreduce", "embedding_rowwise"}  # norms of one head; embeddings, sharded in any case
 KEPT_WHOLE = {"CLIPTextModel": "it is small", "CLIPTextModelWithProjection": "it is small"}
+
+_INSTEAD = "leave it out of extra_parallel_modules."
 
 HEAD_WIDTH = ("head_dim", "key_value_proj_dim")  # what attention modules call their facts
 HEADS = ("num_heads", "n_heads", "num_attention_heads", "num_key_value_heads")
@@ -91,7 +94,10 @@ def apply_text_encoder_parallel(encoder: nn.Module, mesh: DeviceMesh, undo: Exit
     title = type(encoder).__name__
     if title in KEPT_WHOLE:
         return [f"{title}: {_size(encoder)}, {KEPT_WHOLE[title]}"]
+    check_present(encoder)
     stacks = _stacks(encoder)
+    for name, stack, _ in stacks:
+        check_plain(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", _INSTEAD)
     groups = [group for name, stack, plan in stacks for group in _groups(f"{title}.{name}".rstrip("."), stack, plan)]
     for group in groups:
         if group.heads < mesh.size():
@@ -235,6 +241,7 @@ def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     """Keep the columns of this rank's heads."""
     _set_facts(table, {"embedding_dim": len(shard.kept[shard.mesh.get_local_rank()][0])}, undo)
     table.weight = parameter(shard.cut(table.weight), table.weight)
+    keep_share(table, undo, weight=shard.restore)
 
     @undo.callback
     def restore() -> None:
@@ -244,7 +251,9 @@ def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
 def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: DeviceMesh, undo: ExitStack) -> set[int]:
     """Shard the token embeddings and the linear that scores tokens, by token; returns the ids of what it sharded."""
     whole, shard = embedding.weight, Shard.even(0, (embedding.num_embeddings,), mesh)
-    tied = [module for module in encoder.modules() if module._parameters.get("weight") is whole]
+    tied = [
+        module for module in encoder.modules() if dict(module.named_parameters(recurse=False)).get("weight") is whole
+    ]
     tied = [module for module in tied if isinstance(module, nn.Embedding) or type(module) is nn.Linear]
     scorer = encoder.get_output_embeddings() if isinstance(encoder, PreTrainedModel) else None
     linears = dict.fromkeys(module for module in [*tied, scorer] if type(module) is nn.Linear)
@@ -261,6 +270,7 @@ def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: DeviceMesh, undo
     for module in tied:
         module.weight = share
         if isinstance(module, nn.Embedding):
+            keep_share(module, undo, weight=shard.restore)
             _look_up(module, shard, undo)
     return {id(module) for module in [*tied, *linears]}
 
@@ -270,16 +280,14 @@ def _look_up(embedding: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     mine = shard.kept[shard.mesh.get_local_rank()][0]
     # A padding_idx only says which row learns nothing.
     _set_facts(embedding, {"num_embeddings": len(mine), "padding_idx": None}, undo)
-    forward, own = embedding.forward, {name: value for name, value in vars(embedding).items() if name == "forward"}
+    forward = embedding.forward
 
     def look_up(tokens: Tensor) -> Tensor:
         elsewhere = (tokens < mine.start) | (tokens >= mine.stop)
         found = forward((tokens - mine.start).masked_fill(elsewhere, 0))
         return all_reduce(found.masked_fill(elsewhere[..., None], 0), shard.mesh)
 
-    vars(embedding)["forward"] = look_up
-    undo.callback(vars(embedding).update, own)
-    undo.callback(vars(embedding).pop, "forward")
+    override(embedding, "forward", look_up, undo)
 
 
 def _kept_whole(encoder: nn.Module, sharded: set[int], name: str = "") -> list[str]:

@@ -15,6 +15,7 @@ A patch attends to keys and values of all patches: its own and those before it a
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import Link, chain, check_present, expand, intercept_call, override
+from ditmesh.upstream.modules import Link, chain, check_plain, check_present, expand, intercept_call, override
 from ditmesh.upstream.request import Branch, Session
+from ditmesh.upstream.saving import keep_share
 
 
 class Stage:
@@ -199,6 +201,10 @@ def apply_pipefusion(
     """
     check_present(model)
     links = chain(model, spec)
+    for link in links:
+        check_plain(
+            f"{spec.title}: {type(link.block).__name__}", link.block, "pp_size", "use ulysses_size or ring_size."
+        )
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
     stage, session = Stage(spec.title, links, stages, mesh), Session()
     if isinstance(model, CacheMixin):
@@ -240,6 +246,10 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: D
     """Free the weights of other stages' blocks, but for those lent; to undo it, each stage gives its own to all."""
     weights = [list(link.block.parameters()) for link in stage.links]
     shapes = [[weight.shape for weight in block] for block in weights]
+    for i, module in [(i, module) for i, link in enumerate(stage.links) for module in link.block.modules()]:
+        owner = next(owner for owner, blocks in enumerate(stage.stages) if i in blocks)
+        own = dict(module.named_parameters(recurse=False))
+        keep_share(module, undo, **{name: partial(_of_owner, owner, x.shape, mesh) for name, x in own.items()})
     elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
     kept = {id(weight) for i in stage.own for weight in weights[i]}
     kept |= {id(x) for module in lent for x in module.parameters()}
@@ -248,9 +258,7 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: D
         for owner, blocks in enumerate(stage.stages):
             for i in blocks:
                 for weight, shape in zip(weights[i], shapes[i], strict=True):
-                    is_owner = owner == mesh.get_local_rank()
-                    empty = torch.empty(shape if not is_owner else 0, dtype=weight.dtype, device=weight.device)
-                    whole = broadcast(weight.data.contiguous() if is_owner else empty, owner, mesh)
+                    whole = _of_owner(owner, shape, mesh, weight.data)
                     if weight.shape != shape:
                         weight.data = whole
 
@@ -258,3 +266,9 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: D
     for weight in (weight for block in weights for weight in block):
         if id(weight) in elsewhere - kept:
             weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
+
+
+def _of_owner(owner: int, shape: torch.Size, mesh: DeviceMesh, x: Tensor) -> Tensor:
+    """A weight of one stage on all of them."""
+    is_owner = owner == mesh.get_local_rank()
+    return broadcast(x.contiguous() if is_owner else x.new_empty(shape), owner, mesh)
