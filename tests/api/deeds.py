@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from diffusers import FirstBlockCacheConfig
@@ -62,6 +63,7 @@ def made(model: Any, inputs: dict[str, Any], guided: bool = True) -> Tensor:
 
 
 def save(model: Any, folder: Path) -> Made:
+    folder /= str(dist.get_rank())  # only where weights are shared out does one rank write for all
     model.save_pretrained(folder)
     again = type(model).from_pretrained(folder)
     return {f"saved {name}": x for name, x in again.state_dict().items()} | model.state_dict()

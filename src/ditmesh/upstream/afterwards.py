@@ -79,7 +79,6 @@ TABLE = (
     ),
     Deed(
         "`load_state_dict`",
-        ("load_state_dict",),
         after=_on(WEIGHTS, "a rank has only a share of these weights; " + AGAIN),
     ),
     Deed(

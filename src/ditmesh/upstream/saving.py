@@ -47,8 +47,8 @@ def save_whole(model: Any, undo: ExitStack) -> None:
         for name, _, _ in shares(model):
             if name in state:
                 raise ValueError(
-                    f"load_state_dict: a rank has only a share of {name} since enable_cache; call "
-                    f"ditmesh.disable_cache, load, and enable again."
+                    f"load_state_dict of {type(model).__name__}, {name}: a rank has only a share of these weights; "
+                    f"call ditmesh.disable_cache, do it, and enable again."
                 )
         return load(state, *args, **kwargs)
 
