@@ -189,6 +189,9 @@ class ModelSpec:
             does, or why a batch with it cannot be halved.
         memories: argument that keeps keys and values for later calls -> whether a call with it does, or only reads
             them; such a call belongs to no branch of guidance.
+        tokenwise: the argument with the latents [B, S, C], if token i of the output, and of the stream that goes
+            through the blocks, is made of token i of the latents alone, but for what the blocks do; empty where the
+            latents are no tokens, or something else mixes them. PipeFusion's stages then overlap across steps.
     """
 
     transformer: str
@@ -206,6 +209,7 @@ class ModelSpec:
     controls: str = ""
     batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
     memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    tokenwise: str = ""
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""

@@ -53,7 +53,9 @@ def made(model: Any, inputs: dict[str, Any], guided: bool = True) -> Tensor:
     """Two branches of a step, where the model has adapters for images with one of them."""
     if vars(model)["_modules"].get("encoder_hid_proj") is not None:
         draw = torch.Generator().manual_seed(0)
-        inputs = inputs | {"joint_attention_kwargs": {"ip_adapter_image_embeds": [torch.randn(1, 1, 6, generator=draw)]}}
+        inputs = inputs | {
+            "joint_attention_kwargs": {"ip_adapter_image_embeds": [torch.randn(1, 1, 6, generator=draw)]}
+        }
     other = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"].flip(1)}
     with model.cache_context("cond"):
         first = forward(model, inputs)
@@ -88,12 +90,19 @@ def fuse(model: Any, folder: Path) -> None:
 def adapt_images(model: Any, folder: Path) -> None:
     """What ``load_ip_adapter`` of a pipeline ends in."""
     draw, width = torch.Generator().manual_seed(5), model.inner_dim
-    sizes = {f"{i}.to_{x}_ip.{p}": (width, 24)[: 2 - (p == "bias")] for i in range(2) for x in "kv" for p in ("weight", "bias")}
+    sizes = {
+        f"{i}.to_{x}_ip.{p}": (width, 24)[: 2 - (p == "bias")]
+        for i in range(2)
+        for x in "kv"
+        for p in ("weight", "bias")
+    }
     text = model.config.joint_attention_dim
     sizes = {name: (width, text) if name.endswith("weight") else (width,) for name in sizes}
     image = {"proj.weight": (4 * text, 6), "proj.bias": (4 * text,), "norm.weight": (text,), "norm.bias": (text,)}
     parts = {"image_proj": image, "ip_adapter": sizes}
-    drawn = {key: {name: torch.randn(size, generator=draw) * 0.3 for name, size in of.items()} for key, of in parts.items()}
+    drawn = {
+        key: {name: torch.randn(size, generator=draw) * 0.3 for name, size in of.items()} for key, of in parts.items()
+    }
     model._load_ip_adapter_weights([drawn], low_cpu_mem_usage=False)
 
 
@@ -107,7 +116,9 @@ def choose_kernel(model: Any, folder: Path) -> None:
 
 
 def cast(model: Any, folder: Path) -> None:
-    model.to(torch.bfloat16).to(torch.float32).float().to("cpu").requires_grad_(True).requires_grad_(False).train().eval()
+    model.to(torch.bfloat16).to(torch.float32).float().to("cpu").requires_grad_(True).requires_grad_(
+        False
+    ).train().eval()
 
 
 def compile_it(model: Any, folder: Path) -> None:

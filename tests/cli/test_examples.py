@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.examples.example import Example
+from ditmesh.job.example import Example
 from tests.tiny import TINY, call_kwargs, tiny_path
+
+pytestmark = pytest.mark.slow
 
 FLAGS = {"prompt": "--prompt", "height": "--height", "width": "--width", "num_inference_steps": "--steps"}
 

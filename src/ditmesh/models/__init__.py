@@ -6,6 +6,7 @@ classes that tests hold to one process; the tests keep the lists true.
 
 import importlib
 import pkgutil
+from typing import Any
 
 from ditmesh.spec import ModelSpec
 
@@ -56,6 +57,15 @@ AUTOENCODERS: dict[str, str] = {
     "AutoencoderKLQwenImage": "BCFHW",
     "AutoencoderKLQwenImage21": "BCFHW",
     "AutoencoderKLWan": "BCFHW",
+}
+
+# Scheduler class -> its options under which a step makes token i of token i of output and latents alone, without noise
+# or a memory of earlier steps, and returns nothing but the latents. No other scheduler is known to.
+TOKENWISE_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": False},
+    "FlowMapEulerDiscreteScheduler": {},
+    "LTXEulerAncestralRFScheduler": {"eta": 0.0},
+    "MiniMaxH3Scheduler": {},
 }
 
 

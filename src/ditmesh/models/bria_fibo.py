@@ -32,4 +32,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("BriaFiboAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("BriaAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )

@@ -51,4 +51,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )

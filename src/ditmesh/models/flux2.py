@@ -39,4 +39,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("Flux2AttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("Flux2ParallelSelfAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )

@@ -40,4 +40,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )
