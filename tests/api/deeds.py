@@ -135,7 +135,7 @@ def parallelize(model: Any, folder: Path) -> None:
 
 def pack(model: Any, folder: Path) -> None:
     for module in model.modules():
-        if isinstance(module, nn.Linear) and "proj_mlp" in str(module) or type(module) is nn.Linear:
+        if (isinstance(module, nn.Linear) and "proj_mlp" in str(module)) or type(module) is nn.Linear:
             module.weight = nn.Parameter(module.weight.detach().as_subclass(Packed), requires_grad=False)
 
 

@@ -22,15 +22,8 @@ from ditmesh.upstream.saving import keep_share
 
 # For the language models that transformers has no plan for. One is taken for a model that has all its modules.
 PLANS: tuple[Mapping[str, str], ...] = (
-    {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    },
+    {f"layers.*.{name}_proj": "colwise" for name in ("self_attn.q", "self_attn.k", "self_attn.v", "mlp.gate", "mlp.up")}
+    | {"layers.*.self_attn.o_proj": "rowwise", "layers.*.mlp.down_proj": "rowwise"},
     {
         "block.*.layer.0.SelfAttention.q": "colwise",
         "block.*.layer.0.SelfAttention.k": "colwise",
@@ -47,8 +40,6 @@ COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for p
 ROWS = {"rowwise", "rowwise_split_input"}
 APART = {"replicated_with_grad_allreduce", "embedding_rowwise"}  # norms of one head; embeddings, sharded in any case
 KEPT_WHOLE = {"CLIPTextModel": "it is small", "CLIPTextModelWithProjection": "it is small"}
-
-_INSTEAD = "leave it out of extra_parallel_modules."
 
 HEAD_WIDTH = ("head_dim", "key_value_proj_dim")  # what attention modules call their facts
 HEADS = ("num_heads", "n_heads", "num_attention_heads", "num_key_value_heads")
@@ -97,7 +88,7 @@ def apply_text_encoder_parallel(encoder: nn.Module, mesh: DeviceMesh, undo: Exit
     check_present(encoder)
     stacks = _stacks(encoder)
     for name, stack, _ in stacks:
-        check_plain(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", _INSTEAD)
+        check_plain(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", "leave it out.")
     groups = [group for name, stack, plan in stacks for group in _groups(f"{title}.{name}".rstrip("."), stack, plan)]
     for group in groups:
         if group.heads < mesh.size():

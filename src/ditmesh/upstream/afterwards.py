@@ -139,7 +139,9 @@ TABLE = (
     Deed("`enable_model_cpu_offload`"),
     Deed(
         "`enable_sequential_cpu_offload`",
+        ("enable_sequential_cpu_offload",),
         before=_on(WEIGHTS, "the weights are nowhere; call pipe.remove_all_hooks() first, and offload after."),
+        after=_on(("pp",), "stages could not give their weights back; use enable_model_cpu_offload."),
         note="Where it is refused before, take it off (`pipe.remove_all_hooks()`) before `disable_cache`.",
     ),
     Deed("`pipe.transformer = other`, `pipe.vae = other`", note="Every rank runs the whole of the new one."),

@@ -13,7 +13,6 @@ from functools import cache, partial, wraps
 from typing import Any
 
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import (
     AttentionBackendName,
     _AttentionBackendRegistry,
@@ -21,6 +20,7 @@ from diffusers.models.attention_dispatch import (
     _maybe_download_kernel_for_backend,
     dispatch_attention_fn,
 )
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -133,7 +133,7 @@ def follow_backend(
     """
 
     def follow(method: Callable[..., None], name: str | None = None) -> None:
-        check(name.lower() if name else _AttentionBackendRegistry.get_active_backend()[0].value)
+        check(name.lower() if name else AttentionBackendName(_AttentionBackendRegistry.get_active_backend()[0]).value)
         routes.close()
         try:
             method(*([name] if name else []))

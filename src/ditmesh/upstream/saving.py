@@ -9,8 +9,8 @@ from functools import wraps
 from typing import Any
 
 import torch.distributed as dist
-from diffusers import ModelMixin
 from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

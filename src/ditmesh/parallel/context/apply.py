@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
