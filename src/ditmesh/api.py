@@ -1,14 +1,10 @@
 """The one flow: what ``enable_cache`` does to a pipeline, in the order it happens, and how it is taken back."""
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,7 +25,7 @@ from ditmesh.parallel.vae.apply import apply_vae_parallel
 from ditmesh.pipeline import (
     BlockAdapter,
     ForwardPattern,
-    Models,
+    Plan,
     components,
     controlnets,
     distinct,
@@ -37,12 +33,23 @@ from ditmesh.pipeline import (
     unpack,
 )
 from ditmesh.runtime.gang import Gang
-from ditmesh.runtime.mesh import Axis, Mesh, build_mesh, forward_mesh, leave_ranks, patience, replica_mesh
+from ditmesh.runtime.mesh import (
+    Axis,
+    Mesh,
+    device_type,
+    forward_mesh,
+    leave_ranks,
+    replica_mesh,
+    start_mesh,
+    world_size,
+)
 from ditmesh.sheets import register
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand
 from ditmesh.upstream.request import Requests
+from ditmesh.upstream.saving import save_whole, shares
 
 __all__ = [
     "BlockAdapter",
@@ -98,9 +105,10 @@ def enable_cache(
     parallelism = parallelism_config or ParallelismConfig()
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
-    _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
+    _check(plan, None if parallelism_config is None else world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        whole = _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        whole = _apply(plan, caching, start_mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        _refuse(plan, caching is not None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
         vars(module).update({STATE: steps, WHOLE: whole})
@@ -115,40 +123,21 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     Raises:
         ValueError: the pipeline is not enabled, or its weights are offloaded to where they cannot be reached.
     """
-    models = [model for model, _ in unpack(pipe_or_adapter)[1]]
-    for model in models:
-        if STATE not in vars(model):
-            raise ValueError(f"this {type(model).__name__} is not enabled; there is nothing to disable.")
-        check_present(model)
-    vars(models[0])[STATE].close()
+    pipe, models = unpack(pipe_or_adapter)
+    # One that was replaced since may have been what knew, and another module is still shared.
+    modules = {id(module): module for module in [*(model for model, _ in models), *components(pipe).values()]}
+    enabled = [module for module in modules.values() if STATE in vars(module)]
+    if not enabled:
+        raise ValueError(f"this {type(models[0][0]).__name__} is not enabled; there is nothing to disable.")
+    for module in enabled:
+        check_present(module)
+    vars(enabled[0])[STATE].close()
     return pipe_or_adapter
 
 
 def kept_whole(pipe_or_adapter: Any) -> list[str]:
     """What every rank keeps whole of the text encoders an enabled pipeline shares: a line each, with the reason."""
     return list(vars(unpack(pipe_or_adapter)[1][0][0]).get(WHOLE, ()))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be changed, and how."""
-
-    pipe: Any
-    transformers: Models
-    controlnets: Models
-    extras: list[nn.Module]
-    parallelism: ParallelismConfig
-    kernel: str | None
-
-    @property
-    def models(self) -> Models:
-        """What has a fact sheet."""
-        return self.transformers + self.controlnets
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """Everything, each once."""
-        return list({id(x): x for x in [*self.extras, *(model for model, _ in self.models)]}.values())
 
 
 def _plan(pipe_or_adapter: Any, parallelism: ParallelismConfig, kernel: str | None) -> Plan:
@@ -176,6 +165,7 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for module in plan.modules:
         if STATE in vars(module):
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
+        check_before(module, plan.columns(module, cached))
     for model, spec in plan.models if world_size is not None else []:
         config = model.config if isinstance(model, ConfigMixin) else {}
         check_layout(plan.parallelism, spec.transformer, config, world_size)
@@ -241,7 +231,7 @@ def _cut_sequences(plan: Plan, sequences: Sequence[ShardedSequence | None], undo
 
 
 def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack) -> None:
-    check_backend(kernel, ring=1, device_type=_device_type())
+    check_backend(kernel, 1, device_type())
     for pattern, fact in spec.attention.items():
         for _, attention in expand(model, pattern):
             undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
@@ -279,28 +269,24 @@ def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> list[
     return whole
 
 
+def _refuse(plan: Plan, cached: bool, undo: ExitStack) -> None:
+    """Refuse from now on what would be wrong, and let what saves weights see whole ones."""
+    done: dict[str, None] = {}
+    for module in plan.modules:
+        columns = plan.columns(module, cached)
+        if "text encoder" in columns and not shares(module):
+            continue  # it was kept whole
+        if set(columns) & set(WEIGHTS):
+            save_whole(module, undo)
+        refuse_after(module, columns, undo)
+        done |= dict.fromkeys(columns)
+    if not isinstance(plan.pipe, nn.Module):
+        refuse_after(plan.pipe, list(done), undo)
+
+
 def _agreed(first: str | None, second: str | None) -> str | None:
     if first and second and first != second:
         raise ValueError(
             f"attention_backend is {second!r} and parallelism_config.attention_backend {first!r}; pass one of them."
         )
     return first or second
-
-
-def _device_type() -> str:
-    if dist.is_initialized():
-        return "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _mesh(parallelism: ParallelismConfig) -> Mesh:
-    device_type = _device_type()
-    if not dist.is_initialized():
-        if device_type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=patience())
-    return build_mesh(parallelism, device_type)

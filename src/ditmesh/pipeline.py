@@ -15,6 +15,7 @@ from ditmesh.config import ParallelismConfig, ParamsModifier, suggest
 from ditmesh.models import CONTROLNETS, SPECS
 from ditmesh.sheets import find_sheet
 from ditmesh.spec import Blocks, ModelSpec
+from ditmesh.upstream.modules import unwrapped
 
 Models = list[tuple[Any, ModelSpec]]
 
@@ -26,8 +27,9 @@ def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
         ValueError: none of its transformers has a fact sheet.
     """
     if isinstance(pipe_or_adapter, BlockAdapter):
-        model, pipe = pipe_or_adapter.transformer, pipe_or_adapter.pipe
+        model, pipe = unwrapped(pipe_or_adapter.transformer), pipe_or_adapter.pipe
         return model if pipe is None else pipe, [(model, pipe_or_adapter.spec(_sheet(model)))]
+    pipe_or_adapter = unwrapped(pipe_or_adapter)
     modules = [pipe_or_adapter] if isinstance(pipe_or_adapter, nn.Module) else components(pipe_or_adapter).values()
     found = [(part, spec) for part in modules if (spec := _sheet(part)) is not None and not spec.controls]
     if not found:
@@ -39,9 +41,9 @@ def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
 
 
 def components(pipe: Any) -> dict[str, nn.Module]:
-    """The modules of a pipeline by name; a transformer alone has none."""
+    """The modules of a pipeline by name, compiled or not; a transformer alone has none."""
     parts = {} if isinstance(pipe, nn.Module) else pipe.components
-    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    return {name: unwrapped(part) for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
 def distinct(models: Iterable[tuple[Any, ModelSpec]]) -> Models:
@@ -90,7 +92,7 @@ def _is_autoencoder(module: nn.Module) -> bool:
 def _component(pipe: Any, module: Any) -> nn.Module:
     """A module of the pipeline given by itself or by its name."""
     named = components(pipe)
-    found = named.get(module) if isinstance(module, str) else module
+    found = named.get(module) if isinstance(module, str) else unwrapped(module)
     if not isinstance(found, nn.Module):
         raise ValueError(f"extra_parallel_modules: there is no module {module!r}; {suggest(str(module), named)}")
     return found
@@ -100,6 +102,37 @@ def nets_of(module: nn.Module) -> list[nn.Module]:
     """The ControlNets a module holds: those of one that only sums several up, or itself."""
     children = dict(module.named_children())
     return list(children["nets"].children()) if list(children) == ["nets"] else [module]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be changed, and how."""
+
+    pipe: Any
+    transformers: Models
+    controlnets: Models
+    extras: list[nn.Module]
+    parallelism: ParallelismConfig
+    kernel: str | None
+
+    @property
+    def models(self) -> Models:
+        """What has a fact sheet."""
+        return self.transformers + self.controlnets
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything, each once."""
+        return list({id(x): x for x in [*self.extras, *(model for model, _ in self.models)]}.values())
+
+    def columns(self, module: nn.Module, cached: bool) -> list[str]:
+        """What is done to a module, by the columns of the table of deeds."""
+        axes = [axis for axis, size in self.parallelism.sizes.items() if size > 1 and axis != "dp"]
+        if any(module is model for model, _ in self.transformers):
+            return axes + ["cache"] * cached
+        if any(module is model for model, _ in self.controlnets):
+            return [axis for axis in axes if axis not in ("pp", "cfg")]
+        return ["text encoder" if isinstance(module, PreTrainedModel) else "vae"] if axes else []
 
 
 HIDDEN, ENCODER = "hidden_states", "encoder_hidden_states"
@@ -161,11 +194,12 @@ class BlockAdapter:
         patterns = [pattern] * len(lists) if isinstance(pattern, ForwardPattern) else list(pattern or ())
         if len(patterns) != len(lists):
             raise ValueError(f"there are {len(patterns)} forward patterns for {len(lists)} lists of blocks.")
-        names = {id(module): name for name, module in self.transformer.named_modules()}
-        title = type(self.transformer).__name__
+        model = unwrapped(self.transformer)
+        names = {id(module): name for name, module in model.named_modules()}
+        title = type(model).__name__
         for blocks in lists:
             if id(blocks) not in names:
-                known = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.ModuleList)]
+                known = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
                 raise ValueError(f"{title} does not hold one of the lists of blocks; {suggest('blocks', known)}")
         sheet = sheet or ModelSpec(title, title, blocks=(), tp_plan={}, cp_plan={}, attention={})
         return replace(

@@ -9,9 +9,10 @@ from torch import nn
 from ditmesh.cache.dbcache import DBCache, apply_dbcache
 from ditmesh.cache.report import CacheStats, collect, table, tag
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.pipeline import BlockAdapter
+from ditmesh.pipeline import BlockAdapter, components
 from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.modules import unwrapped
 from ditmesh.upstream.request import Requests
 
 CACHE = "_ditmesh_cache"  # the attribute of a transformer that holds its cache
@@ -127,8 +128,8 @@ def refresh_context(transformer: nn.Module, **changes: Any) -> None:
 def _caches(pipe_or_adapter: Any) -> list[DBCache]:
     """The caches of a pipeline, an adapter or a transformer."""
     owner: Any = pipe_or_adapter.transformer if isinstance(pipe_or_adapter, BlockAdapter) else pipe_or_adapter
-    parts = [owner] if isinstance(owner, nn.Module) else list(owner.components.values())
-    found = [vars(part)[CACHE] for part in parts if isinstance(part, nn.Module) and CACHE in vars(part)]
+    parts = [unwrapped(owner)] if isinstance(owner, nn.Module) else list(components(owner).values())
+    found = [vars(part)[CACHE] for part in parts if CACHE in vars(part)]
     if not found:
         raise ValueError(f"this {type(pipe_or_adapter).__name__} has no cache; call ditmesh.enable_cache first.")
     return found

@@ -12,7 +12,7 @@ from ditmesh.models.autoencoders import AUTOENCODERS
 from ditmesh.models.text_encoders import TEXT_ENCODERS
 from ditmesh.spec import ModelSpec
 
-__all__ = ["AUTOENCODERS", "CONTROLNETS", "SPECS", "TEXT_ENCODERS", "spec_of"]
+__all__ = ["AUTOENCODERS", "CONTROLNETS", "SPECS", "TEXT_ENCODERS", "TOKENWISE_SCHEDULERS"]
 
 _FILES = [vars(importlib.import_module(f"{__name__}.{file.name}")) for file in pkgutil.iter_modules(__path__)]
 _SHEETS: list[ModelSpec] = [file["SPEC"] for file in _FILES if "SPEC" in file]

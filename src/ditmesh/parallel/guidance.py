@@ -24,7 +24,7 @@ from ditmesh.runtime.collectives import all_gather
 from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
-from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.modules import argument_names, bind, intercept_call
 from ditmesh.upstream.request import Requests
 
 
@@ -70,12 +70,15 @@ class Guidance:
 
     Attributes:
         branches: those of the request under way.
+        run: what the transformer ran before.
         is_distilled: the model takes the scale of guidance as an input.
         in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, mesh: Axis, run: Callable[..., Any], is_distilled: bool):
-        self.title, self.names, self.mesh, self.run = spec.title, argument_names(model), mesh, run
+    run: Callable[..., Any]
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, mesh: Axis, is_distilled: bool):
+        self.title, self.names, self.mesh = spec.title, argument_names(model), mesh
         self.is_distilled, self.memories = is_distilled, spec.memories
         self.halves = Halves(model, spec)
         self.forms: dict[Any, Any] = {}
@@ -239,15 +242,9 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo:
         undo: takes what takes each change back.
     """
     is_distilled = isinstance(model, ConfigMixin) and bool(model.config.get("guidance_embeds"))
-    run = model._compiled_call_impl or model._call_impl
-    guidance = Guidance(model, spec, mesh, run, is_distilled)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return guidance(*args, **kwargs)
-
+    guidance = Guidance(model, spec, mesh, is_distilled)
     # Above the model's own hooks: a branch that another rank runs must not begin a forward here.
-    override(model, "_call_impl", torch.compiler.disable(call, recursive=False), undo)
-    override(model, "_compiled_call_impl", None, undo)
+    guidance.run = intercept_call(model, guidance, undo)
     return guidance
 
 

@@ -18,7 +18,8 @@ from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
-from ditmesh.upstream.modules import expand, parameter
+from ditmesh.upstream.modules import check_plain, check_present, expand, override, parameter
+from ditmesh.upstream.saving import keep_share
 
 COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for packed parts, which we cut one by one
 ROWS = {"rowwise", "rowwise_split_input"}
@@ -68,7 +69,10 @@ def apply_text_encoder_parallel(encoder: nn.Module, mesh: Axis, undo: ExitStack)
     title = type(encoder).__name__
     if TEXT_ENCODERS.get(title) == ("",):
         return [f"{title}: {_size(encoder)}, it is small"]
+    check_present(encoder)
     stacks = _stacks(encoder)
+    for name, stack, _ in stacks:
+        check_plain(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", "leave it out.")
     groups = [group for name, stack, plan in stacks for group in _groups(f"{title}.{name}".rstrip("."), stack, plan)]
     for group in groups:
         if group.heads < mesh.size():
@@ -212,6 +216,7 @@ def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     """Keep the columns of this rank's heads."""
     _set_facts(table, {"embedding_dim": len(shard.kept[shard.mesh.get_local_rank()][0])}, undo)
     table.weight = parameter(shard.cut(table.weight), table.weight)
+    keep_share(table, undo, weight=shard.restore)
 
     @undo.callback
     def restore() -> None:
@@ -240,6 +245,7 @@ def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: Axis, undo: Exit
     for module in tied:
         module.weight = share
         if isinstance(module, nn.Embedding):
+            keep_share(module, undo, weight=shard.restore)
             _look_up(module, shard, undo)
     return {id(module) for module in [*tied, *linears]}
 
@@ -249,16 +255,14 @@ def _look_up(embedding: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     mine = shard.kept[shard.mesh.get_local_rank()][0]
     # A padding_idx only says which row learns nothing.
     _set_facts(embedding, {"num_embeddings": len(mine), "padding_idx": None}, undo)
-    forward, own = embedding.forward, {name: value for name, value in vars(embedding).items() if name == "forward"}
+    forward = embedding.forward
 
     def look_up(tokens: Tensor) -> Tensor:
         elsewhere = (tokens < mine.start) | (tokens >= mine.stop)
         found = forward((tokens - mine.start).masked_fill(elsewhere, 0))
         return all_reduce(found.masked_fill(elsewhere[..., None], 0), shard.mesh)
 
-    vars(embedding)["forward"] = look_up
-    undo.callback(vars(embedding).update, own)
-    undo.callback(vars(embedding).pop, "forward")
+    override(embedding, "forward", look_up, undo)
 
 
 def _kept_whole(encoder: nn.Module, sharded: set[int], name: str = "") -> list[str]:

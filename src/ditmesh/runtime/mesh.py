@@ -111,6 +111,28 @@ def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
     return Mesh(parallelism, device_type)
 
 
+def device_type() -> str:
+    """Where the tensors of this job's ranks are."""
+    if dist.is_initialized():
+        return "cuda" if "nccl" in str(dist.get_backend_config()) else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def world_size() -> int:
+    """The number of ranks of this job, which may have no process group yet."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_mesh(parallelism: ParallelismConfig) -> Mesh:
+    """The mesh of a layout; starts a process group if there is none."""
+    kind = device_type()
+    if not dist.is_initialized():
+        if kind == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=patience())
+    return build_mesh(parallelism, kind)
+
+
 def replica_mesh(mesh: Mesh) -> Axis:
     """All ranks that make one picture together, as one axis."""
     return mesh.along(*sharing("picture"))

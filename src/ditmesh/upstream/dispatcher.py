@@ -7,6 +7,7 @@ instance routes that processor, and no other, through the backend that ``mesh_ba
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial, wraps
 from typing import Any
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ditmesh.upstream.kernels import CUDA_ONLY, KERNELS
+from ditmesh.upstream.modules import override
 
 Attend = Callable[..., Tensor]
 
@@ -146,6 +148,30 @@ def reroute(
         module.processor = before
 
     return undo
+
+
+def follow_backend(
+    model: ModelMixin, check: Callable[[str], None], routes: ExitStack, route: Callable[[], ExitStack], undo: ExitStack
+) -> None:
+    """Let a user choose the kernel of layers that are led elsewhere, as of others.
+
+    Args:
+        model: it has the layers.
+        check: refuses a kernel by its name.
+        routes: leads the layers back; it is given what leads them back from where ``route`` has led them again.
+        undo: takes what takes each change back.
+    """
+
+    def follow(method: Callable[..., None], name: str | None = None) -> None:
+        check(name.lower() if name else AttentionBackendName(_AttentionBackendRegistry.get_active_backend()[0]).value)
+        routes.close()
+        try:
+            method(*([name] if name else []))
+        finally:
+            routes.push(route())
+
+    override(model, "set_attention_backend", partial(follow, model.set_attention_backend), undo)
+    override(model, "reset_attention_backend", partial(follow, model.reset_attention_backend), undo)
 
 
 def layer_of(processor: Any) -> Any:

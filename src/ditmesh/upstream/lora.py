@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.loaders.peft import PeftAdapterMixin
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ditmesh.runtime.collectives import all_reduce, never_compiled
 from ditmesh.runtime.shards import Shard
 from ditmesh.upstream.modules import override, parameter, without_adapter
+from ditmesh.upstream.saving import SHARES
 
 LORA = "peft.tuners.lora.layer.Linear"
 _INSTEAD = "fuse it (fuse_lora, then unload_lora_weights) before enable_cache, or use ulysses_size or ring_size."
@@ -94,6 +95,7 @@ class ShardedLinear:
         for adapter, part in parts.items():
             if self._cut.get(adapter) is not part:
                 part.weight = parameter(self._shard.cut(part.weight), part.weight)
+                vars(part)[SHARES] = {"weight": self._shard.restore}
                 self._leave_bias(layer.lora_B[adapter])
         self._cut = parts
 
@@ -123,10 +125,16 @@ class ShardedLinear:
         return dict((layer.lora_B if self._shard.dim == 0 else layer.lora_A).items())
 
     def _leave_bias(self, last: nn.Linear) -> None:
-        if last.bias is not None and self._shard.dim == 0:
+        if last.bias is None:
+            return
+        vars(last).setdefault(SHARES, {})["bias"] = self._whole_bias
+        if self._shard.dim == 0:
             last.bias = parameter(self._shard.cut(last.bias), last.bias)
-        elif last.bias is not None and self._shard.mesh.get_local_rank() > 0:
+        elif self._shard.mesh.get_local_rank() > 0:
             last.bias = parameter(torch.zeros_like(last.bias), last.bias)
+
+    def _whole_bias(self, bias: Tensor) -> Tensor:
+        return self._shard.restore(bias) if self._shard.dim == 0 else all_reduce(bias.clone(), self._shard.mesh)
 
     def restore(self) -> None:
         """Make the adapters whole that are still there, and put the linear back if another took its place."""
@@ -140,9 +148,9 @@ class ShardedLinear:
             part.weight = parameter(self._shard.restore(part.weight), part.weight)
             last = layer.lora_B[adapter]
             if last.bias is not None:
-                by_rows = self._shard.dim == 0
-                whole = self._shard.restore(last.bias) if by_rows else all_reduce(last.bias.clone(), self._shard.mesh)
-                last.bias = parameter(whole, last.bias)
+                last.bias = parameter(self._whole_bias(last.bias), last.bias)
+            for module in (part, last):
+                vars(module).pop(SHARES, None)
         self._cut = {}
 
     def release(self) -> None:

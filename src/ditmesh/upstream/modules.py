@@ -7,10 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import set_eval_frame
+from torch._dynamo.decorators import skip
+from torch._dynamo.eval_frame import OptimizedModule
 
 from ditmesh.spec import Blocks, ModelSpec
 
 Streams = dict[str, Tensor | None]
+COMPILER = "_ditmesh_compiler"  # the attribute of a module that holds the compiler at work when it was called last
 
 
 def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
@@ -49,6 +53,28 @@ def without_adapter(module: nn.Module) -> nn.Module:
 def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
     """A parameter of these values that wants a gradient if the one before did."""
     return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
+
+
+def unwrapped(module: Any) -> Any:
+    """The module that ``torch.compile`` made a callable of, or what was given."""
+    while isinstance(module, OptimizedModule):
+        module = module._orig_mod
+    return module
+
+
+def check_plain(title: str, module: nn.Module, axis: str, instead: str) -> None:
+    """Refuse weights that are no plain tensors of numbers, which cannot be cut and put together.
+
+    Raises:
+        ValueError: quantized weights, whatever made them: by a class of their own, or as whole numbers.
+    """
+    for name, weight in module.named_parameters():
+        if type(weight) is not nn.Parameter or not weight.is_floating_point():
+            kind = type(weight).__name__ if type(weight) is not nn.Parameter else str(weight.dtype)
+            raise ValueError(
+                f"{title}.{name} is a {kind}, not a plain weight, and {axis} cannot cut it; leave quantization off, or "
+                f"{instead}"
+            )
 
 
 def check_present(module: nn.Module) -> None:
@@ -148,3 +174,43 @@ def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
 def repeated_blocks(kind: Any) -> list[str]:
     """The classes of blocks that diffusers compiles one by one in models of this class; none where it does not say."""
     return kind._repeated_blocks or []
+
+
+def intercept_call(model: nn.Module, call: Callable[..., Any], undo: ExitStack) -> Callable[..., Any]:
+    """Let ``call`` stand in for a module's call, hooks and all, compiled or not; it may be intercepted again.
+
+    A compiler, asked for before or after, never sees ``call`` and what that waits for; what is returned it does.
+
+    Returns:
+        What ran before.
+    """
+    before, compile_model = model._compiled_call_impl or model._call_impl, model.compile
+    compiler: list[Any] = vars(model).get(COMPILER, [None])
+    asked: list[tuple[Any, Any]] = []
+
+    @skip
+    def aside(*args: Any, **kwargs: Any) -> Any:
+        compiler[0] = at_work = set_eval_frame(None)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            set_eval_frame(at_work)
+
+    @skip
+    def run(*args: Any, **kwargs: Any) -> Any:
+        outside = set_eval_frame(compiler[0])
+        try:
+            return before(*args, **kwargs)
+        finally:
+            set_eval_frame(outside)
+
+    def remember(*args: Any, **kwargs: Any) -> None:
+        asked[:] = [(args, kwargs)]
+        compile_model(*args, **kwargs)
+
+    undo.callback(lambda: [compile_model(*args, **kwargs) for args, kwargs in asked])
+    override(model, COMPILER, compiler, undo)
+    override(model, "_call_impl", aside, undo)
+    override(model, "_compiled_call_impl", None, undo)
+    override(model, "compile", remember, undo)
+    return run

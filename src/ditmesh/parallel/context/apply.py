@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -13,9 +15,19 @@ from ditmesh.parallel.context.attention import attention as across_ranks
 from ditmesh.parallel.context.sequence import LayerContext, ShardedSequence
 from ditmesh.runtime.collectives import never_compiled
 from ditmesh.spec import Attention, Count, Cut, Gather, Length, ModelSpec, Refuse, Split
-from ditmesh.upstream.dispatcher import check_backend, kernel_of, layer_of, local_backend, mesh_backend, reroute
+from ditmesh.upstream.dispatcher import (
+    check_backend,
+    follow_backend,
+    kernel_of,
+    layer_of,
+    local_backend,
+    mesh_backend,
+    reroute,
+)
 from ditmesh.upstream.lora import Place, follow
 from ditmesh.upstream.modules import argument_names, bind, expand, without_adapter
+
+Layers = list[tuple[Any, LayerContext, Attention]]
 
 
 def apply_context_parallel(
@@ -34,13 +46,12 @@ def apply_context_parallel(
         ValueError: an attention layer the sheet does not cover, a name it has wrong, or a kernel that cannot do this.
     """
     layers = _attention_layers(model, spec, sequence)
-    for attention, layer, fact in layers:
-        name = kernel or kernel_of(attention)
-        if layer.queries:
-            check_backend(name, sequence.ring.size(), sequence.mesh.device_type)
-            undo.callback(reroute(attention, mesh_backend(name, across_ranks), layer, fact.names_backend))
-        elif kernel:
-            undo.callback(reroute(attention, local_backend(name), names_backend=fact.names_backend))
+    routes = _route(layers, sequence, kernel)
+    undo.callback(routes.close)
+    if isinstance(model, ModelMixin):
+        follow_backend(
+            model, lambda name: _check_kernel(name, sequence), routes, partial(_route, layers, sequence), undo
+        )
     across = [(attention, layer) for attention, layer, _ in layers if layer.queries]
     undo.callback(model.register_forward_pre_hook(_begin(across, sequence)).remove)
     places = []
@@ -56,9 +67,24 @@ def apply_context_parallel(
     follow(model, places, undo)
 
 
-def _attention_layers(
-    model: nn.Module, spec: ModelSpec, sequence: ShardedSequence
-) -> list[tuple[Any, LayerContext, Attention]]:
+def _check_kernel(name: str, sequence: ShardedSequence) -> None:
+    check_backend(name, sequence.ring.size(), sequence.mesh.device_type)
+
+
+def _route(layers: Layers, sequence: ShardedSequence, kernel: str | None = None) -> ExitStack:
+    """Lead every layer across the ranks, with a kernel or each with its own; what is returned leads them back."""
+    with ExitStack() as routes:
+        for attention, layer, fact in layers:
+            name = kernel or kernel_of(attention)
+            if layer.queries:
+                _check_kernel(name, sequence)
+                routes.callback(reroute(attention, mesh_backend(name, across_ranks), layer, fact.names_backend))
+            elif kernel:
+                routes.callback(reroute(attention, local_backend(name), names_backend=fact.names_backend))
+        return routes.pop_all()
+
+
+def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: ShardedSequence) -> Layers:
     """The model's attention modules with what each will know, or a ValueError if one is not mesh-aware."""
     layers: dict[str, tuple[Any, LayerContext, Attention]] = {}
     for pattern, fact in spec.attention.items():

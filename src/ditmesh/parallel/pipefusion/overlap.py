@@ -38,7 +38,7 @@ from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import Later, bare, plain, same
-from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, override
+from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, intercept_call, override
 from ditmesh.upstream.request import Requests
 
 
@@ -252,7 +252,7 @@ def apply_overlap(
         # A copy of the scheduler steps alone.
         return overlap.step(*args, **kwargs) if self is scheduler else type(self).step(self, *args, **kwargs)
 
-    override(fusion.model, "_call_impl", overlap.call, undo)
+    intercept_call(fusion.model, overlap.call, undo)
     override(scheduler, "step", MethodType(step, scheduler), undo)
     fusion.session.forgetters.append(overlap.begin_request)
     requests.at_end.append(overlap.settle)

@@ -15,6 +15,7 @@ A patch attends to keys and values of all patches: those of this step up to itse
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
 from ditmesh.runtime.mesh import Axis, Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import Link, chain, check_present, expand, override
+from ditmesh.upstream.modules import Link, chain, check_plain, check_present, expand, intercept_call, override
 from ditmesh.upstream.request import Requests
+from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.session import Branch, Session
 
 
@@ -91,7 +93,9 @@ class Stage:
 
 
 class PipeFusion:
-    """Runs a transformer's forward on all stages, whole or patch by patch."""
+    """Runs a transformer's forward, ``run``, on all stages: whole, or patch by patch."""
+
+    run: Callable[..., Any]
 
     def __init__(
         self, model: nn.Module, stage: Stage, mesh: Mesh, session: Session, patches: Patches | None, warmup: int
@@ -102,7 +106,6 @@ class PipeFusion:
         session.forgetters.append(self.memories.clear)
         if patches is not None:
             stage.at_end = patches.end
-        self.run: Callable[..., Any] = model._call_impl
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.begin(args, kwargs).now()
@@ -201,6 +204,10 @@ def apply_pipefusion(
     """
     check_present(model)
     links = chain(model, spec)
+    for link in links:
+        check_plain(
+            f"{spec.title}: {type(link.block).__name__}", link.block, "pp_size", "use ulysses_size or ring_size."
+        )
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
     stage, session = Stage(spec.title, links, stages, mesh), Session(requests)
     if isinstance(model, CacheMixin):
@@ -210,7 +217,7 @@ def apply_pipefusion(
     fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
     if requests is not None:
         requests.at_failure.append(stage.stage_links.drop)
-    override(model, "_call_impl", fusion, undo)
+    fusion.run = intercept_call(model, fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
     return fusion
@@ -244,6 +251,10 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: A
     """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
     weights = [list(link.block.parameters()) for link in stage.links]
     shapes = [[weight.shape for weight in block] for block in weights]
+    for i, module in [(i, module) for i, link in enumerate(stage.links) for module in link.block.modules()]:
+        owner = next(owner for owner, blocks in enumerate(stage.stages) if i in blocks)
+        own = dict(module.named_parameters(recurse=False))
+        keep_share(module, undo, **{name: partial(_of_owner, owner, x.shape, mesh) for name, x in own.items()})
     elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
     kept = {id(weight) for i in stage.own for weight in weights[i]}
     kept |= {id(x) for module in lent for x in module.parameters()}
@@ -252,9 +263,7 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: A
         for owner, blocks in enumerate(stage.stages):
             for i in blocks:
                 for weight, shape in zip(weights[i], shapes[i], strict=True):
-                    is_owner = owner == mesh.get_local_rank()
-                    empty = torch.empty(shape if not is_owner else 0, dtype=weight.dtype, device=weight.device)
-                    whole = broadcast(weight.data.contiguous() if is_owner else empty, owner, mesh)
+                    whole = _of_owner(owner, shape, mesh, weight.data)
                     if weight.shape != shape:
                         weight.data = whole
 
@@ -262,3 +271,9 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: A
     for weight in (weight for block in weights for weight in block):
         if id(weight) in elsewhere - kept:
             weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
+
+
+def _of_owner(owner: int, shape: torch.Size, mesh: Axis, x: Tensor) -> Tensor:
+    """A weight of one stage on all of them."""
+    is_owner = owner == mesh.get_local_rank()
+    return broadcast(x.contiguous() if is_owner else x.new_empty(shape), owner, mesh)

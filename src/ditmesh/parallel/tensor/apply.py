@@ -20,7 +20,16 @@ from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
-from ditmesh.upstream.modules import argument_names, bind, check_present, expand, parameter, without_adapter
+from ditmesh.upstream.modules import (
+    argument_names,
+    bind,
+    check_plain,
+    check_present,
+    expand,
+    parameter,
+    without_adapter,
+)
+from ditmesh.upstream.saving import keep_share
 
 Style = str | Fused | Heads | PerHead | Sharded
 
@@ -66,6 +75,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: E
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
     ]
+    for name, module, *_ in steps:
+        check_plain(f"{spec.title}: {name}", module, "tp_size", "use ulysses_size or ring_size.")
     _check_complete(model, spec, {name for name, *_ in steps})
     _check_gated(model, spec, [(name, style) for name, _, style, _ in steps])
     linears = []
@@ -197,12 +208,14 @@ def _shard_parameters(module: nn.Module, fact: Sharded, mesh: Axis, undo: ExitSt
     for name, (dim, parts) in fact.parameters.items():
         shard = Shard.even(dim, (module.get_parameter(name).shape[dim] // parts,) * parts, mesh)
         swap(name, shard.cut)
+        keep_share(module, undo, **{name: shard.restore})
         undo.callback(swap, name, shard.restore)
     undo.callback(module.register_forward_hook(reduce_output).remove)
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:
     sharded = NormAcrossHeads(norm, shard)
+    keep_share(sharded, undo, weight=shard.restore)
     model.set_submodule(name, sharded)
 
     @undo.callback

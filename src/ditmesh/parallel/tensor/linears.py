@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ditmesh.runtime.collectives import all_gather, all_reduce, shard_sizes
 from ditmesh.runtime.shards import Shard
 from ditmesh.upstream.modules import parameter
+from ditmesh.upstream.saving import keep_share
 
 
 def shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
@@ -46,6 +47,7 @@ def sum_outputs(shard: Shard) -> Callable[..., Tensor]:
 
 def cut_columns(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
     """Keep this rank's rows of the weight, which make its outputs."""
+    keep_share(linear, undo, weight=shard.restore, bias=shard.restore)
     _set_weights(linear, shard.cut(linear.weight), None if linear.bias is None else shard.cut(linear.bias))
 
     @undo.callback
@@ -58,6 +60,7 @@ def cut_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
     bias = linear.bias
     if bias is not None and shard.mesh.get_local_rank() > 0:
         bias = torch.zeros_like(bias)  # the sum over the ranks is to have the bias once
+    keep_share(linear, undo, weight=shard.restore, bias=lambda x: all_reduce(x.clone(), shard.mesh))
     _set_weights(linear, shard.cut(linear.weight), bias)
 
     @undo.callback
