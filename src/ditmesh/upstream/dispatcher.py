@@ -30,6 +30,7 @@ from diffusers.models.attention_processor import (
     PAGIdentitySelfAttnProcessor2_0,
     PAGJointAttnProcessor2_0,
 )
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
