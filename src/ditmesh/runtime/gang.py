@@ -5,7 +5,9 @@ error at once, reads why, and does the same. The groups are made again before th
 comes nor fails is waited for as long as ``DITMESH_TIMEOUT`` says, and then named.
 """
 
+import gc
 import json
+import os
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,13 +17,16 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
+from ditmesh.runtime import collectives
 from ditmesh.runtime.collectives import all_gather
 from ditmesh.runtime.mesh import TIMEOUT, Mesh, patience, replica_mesh
 from ditmesh.upstream.process_groups import PrefixStore, Store, world_store
 
 TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are ended
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
-BACKEND = ("torch/distributed/", "torch\\distributed\\")  # where an error comes from that another rank caused
+# Where errors come from that another rank caused.
+BACKEND = (os.path.dirname(dist.__file__), collectives.__file__)
+OURS = (os.path.dirname(dist.__file__), os.path.dirname(os.path.dirname(__file__)))
 
 
 class Gang:
@@ -67,6 +72,7 @@ class Gang:
         store = PrefixStore(f"ditmesh/{'-'.join(map(str, self.ranks.ranks))}/{self._failures}", world_store())
         self._failures += 1
         cause = self._cause(store, error if caused_here else None)
+        _let_go(error)
         for axis in self.mesh.axes:
             axis.end()
         if caused_here:
@@ -87,14 +93,14 @@ class Gang:
             return json.loads(store.compare_set("cause", "", told))
         try:
             store.wait(["cause"], TOLD)
-        except dist.DistStoreError:
+        except RuntimeError:  # of every kind of store
             return None
         return json.loads(store.get("cause"))
 
     def _who_did_not_come(self, store: Store) -> str:
         store.set(f"here/{dist.get_rank()}", "")
         keys = {rank: f"here/{rank}" for rank in self.ranks.ranks}
-        with suppress(dist.DistStoreError):  # those that are missing are the answer
+        with suppress(RuntimeError):  # those that are missing are the answer
             store.wait(list(keys.values()), COMES)
         missing = [rank for rank, key in keys.items() if not store.check([key])]
         return f"{_ranks(missing)} did not come within {TIMEOUT}={patience().total_seconds():g} seconds, or ended."
@@ -105,7 +111,18 @@ def _comes_from_another_rank(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     *_, last = traceback.extract_tb(error.__traceback__) or [None]
-    return last is not None and any(folder in last.filename for folder in BACKEND)
+    return last is not None and last.filename.startswith(BACKEND)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have an error hold no group: one that is held by a frame of ours is alive, and its peers wait on."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename.startswith(OURS):
+                with suppress(RuntimeError):  # it is still running
+                    frame.clear()
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _ranks(numbers: Sequence[int]) -> str:

@@ -93,15 +93,17 @@ class Requests:
         self._is_called, is_done = True, False
         try:
             with self._together(stock, pipe, args, kwargs):
-                _tell(self.at_beginning)
-                result = stock(pipe, *args, **kwargs)
-                _tell(self.at_end)
-            is_done = True
+                try:
+                    _tell(self.at_beginning)
+                    result = stock(pipe, *args, **kwargs)
+                    _tell(self.at_end)
+                    is_done = True
+                finally:
+                    if not is_done:  # nothing that is under way may keep a group alive
+                        _tell(self.at_failure)
             return result
         finally:
             self.pipe, self._is_called, self._place = self._enabled, False, (None, None)
-            if not is_done:
-                _tell(self.at_failure)
 
     @contextmanager
     def _together(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Iterator[None]:
