@@ -47,7 +47,7 @@ from ditmesh.sheets import register
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
-from ditmesh.upstream.modules import chain, check_present, expand
+from ditmesh.upstream.modules import chain, check_present, expand, held, override
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import save_whole, shares
 
@@ -111,9 +111,8 @@ def enable_cache(
         _refuse(plan, caching is not None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
-        vars(module).update({STATE: steps, WHOLE: whole})
-        steps.callback(vars(module).pop, WHOLE)
-        steps.callback(vars(module).pop, STATE)
+        override(module, WHOLE, whole, steps)
+        override(module, STATE, steps, steps)
     return pipe_or_adapter
 
 
@@ -126,18 +125,18 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     pipe, models = unpack(pipe_or_adapter)
     # One that was replaced since may have been what knew, and another module is still shared.
     modules = {id(module): module for module in [*(model for model, _ in models), *components(pipe).values()]}
-    enabled = [module for module in modules.values() if STATE in vars(module)]
+    enabled = [module for module in modules.values() if held(module, STATE) is not None]
     if not enabled:
         raise ValueError(f"this {type(models[0][0]).__name__} is not enabled; there is nothing to disable.")
     for module in enabled:
         check_present(module)
-    vars(enabled[0])[STATE].close()
+    held(enabled[0], STATE).close()
     return pipe_or_adapter
 
 
 def kept_whole(pipe_or_adapter: Any) -> list[str]:
     """What every rank keeps whole of the text encoders an enabled pipeline shares: a line each, with the reason."""
-    return list(vars(unpack(pipe_or_adapter)[1][0][0]).get(WHOLE, ()))
+    return list(held(unpack(pipe_or_adapter)[1][0][0], WHOLE, ()))
 
 
 def _plan(pipe_or_adapter: Any, parallelism: ParallelismConfig, kernel: str | None) -> Plan:
@@ -163,7 +162,7 @@ def _caching(
 
 def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
     for module in plan.modules:
-        if STATE in vars(module):
+        if held(module, STATE) is not None:
             raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
         check_before(module, plan.columns(module, cached))
     for model, spec in plan.models if world_size is not None else []:

@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 # The import table. A room may import itself and what stands here, nothing else of ditmesh. "face" is ditmesh/__init__.
@@ -61,8 +61,12 @@ LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 
-ASKING = {"hasattr", "getattr", "setattr", "delattr"}
-ASKING_BUDGET = 10
+# Names with an underscore that no package keeps to itself: of files that save_pretrained writes, and of os and sys.
+NOT_PRIVATE = {"_class_name", "_exit", "_diffusers_version"}
+MAY_TOUCH = {"upstream", "models"}  # the seam; and the sheets, whose facts names of upstream are
+MAY_NAME_CLASSES = MAY_TOUCH | {"cli/examples"}
+ASKING = {"hasattr", "getattr", "setattr", "delattr", "vars", "dir"}
+ASKING_PER_THOUSAND_LINES = 1
 BROAD_EXCEPT_ALLOWED = {
     "batch/drawing.py",  # whatever a prompt makes the pipeline raise costs that prompt alone, or ends the job
 }
@@ -172,6 +176,51 @@ def questions(file: str, source: str) -> list[str]:
         f"{file}:{node.lineno}: {node.func.id}"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ASKING
+    ]
+
+
+def is_private(name: str) -> bool:
+    ours = name.startswith("_ditmesh") or name in NOT_PRIVATE or len(name) == 1
+    return name.startswith("_") and not name.endswith("__") and not ours
+
+
+def own_names(sources: Iterable[str]) -> set[str]:
+    """Every name that the house itself defines: functions, classes, attributes and variables."""
+    found: set[str] = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            found.add(node.attr)
+    return found
+
+
+def private_names(file: str, source: str, own: set[str]) -> list[str]:
+    """Private names of other packages in `file`: attributes, imports, and texts that are nothing but such a name."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"_[a-z]\w*", node.value):
+            names = [node.value]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            targets = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                targets = [f"{node.module}.{target}" for target in targets]
+            names = [part for target in targets if not within(target, "ditmesh") for part in target.split(".")]
+        found += [f"{file}:{node.lineno}: {name}" for name in names if is_private(name) and name not in own]
+    return found
+
+
+def classes_named(file: str, source: str, classes: Container[str]) -> list[str]:
+    """Texts of `file` that are the name of a class of another package."""
+    return [
+        f"{file}:{node.lineno}: {node.value!r}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in classes
     ]
 
 

@@ -8,21 +8,28 @@ from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
+import diffusers
 import pytest
+import transformers
 
 from tests.house.rules import (
-    ASKING_BUDGET,
+    ASKING_PER_THOUSAND_LINES,
     BROAD_EXCEPT_ALLOWED,
     HEAVY,
     JUNK_DRAWERS,
     KNOW_MODEL_NAMES,
     MAY_IMPORT,
+    MAY_NAME_CLASSES,
+    MAY_TOUCH,
     NOT_ROOMS,
     STANDARD,
     broad_excepts,
+    classes_named,
     imports,
     long_functions,
     model_names,
+    own_names,
+    private_names,
     questions,
     room,
     wrong_imports,
@@ -59,7 +66,9 @@ def test_nothing_outgrows_its_budget():
 
 
 def test_code_knows_what_it_holds():
-    assert len(collect(questions)) <= ASKING_BUDGET, collect(questions)
+    outside = {file: source for file, source in SOURCES.items() if room(file) != "upstream"}
+    lines = sum(len(source.splitlines()) for source in outside.values())
+    assert len(collect(questions, outside)) <= ASKING_PER_THOUSAND_LINES * lines / 1000, collect(questions, outside)
     assert [wrong for wrong in collect(broad_excepts) if wrong.split(":")[0] not in BROAD_EXCEPT_ALLOWED] == []
     assert [file for file in SOURCES if Path(file).stem in JUNK_DRAWERS] == []
 
@@ -67,6 +76,20 @@ def test_code_knows_what_it_holds():
 def test_only_the_sheets_know_a_models_name():
     others = {file: source for file, source in SOURCES.items() if room(file) not in KNOW_MODEL_NAMES}
     assert collect(model_names, others) == []
+
+
+def test_only_the_seam_touches_private_names():
+    outside = {file: source for file, source in SOURCES.items() if room(file) not in MAY_TOUCH}
+    own = own_names(SOURCES.values())
+    assert [name for file, source in outside.items() for name in private_names(file, source, own)] == []
+
+
+def test_only_the_seam_and_tables_of_facts_name_classes_of_other_packages():
+    classes = {
+        name for package in (diffusers, transformers) for name in dir(package) if sum(map(str.isupper, name)) > 1
+    }
+    outside = {file: source for file, source in SOURCES.items() if not file.startswith(tuple(MAY_NAME_CLASSES))}
+    assert [name for file, source in outside.items() for name in classes_named(file, source, classes)] == []
 
 
 def test_every_package_imported_is_declared_and_every_declared_one_is_pinned():
@@ -153,6 +176,12 @@ def test_the_other_checks_can_fail():
     assert broad_excepts("a.py", "try:\n    f()\nexcept:\n    pass")
     assert broad_excepts("a.py", "try:\n    f()\nexcept ValueError:\n    pass") == []
     assert questions("a.py", "getattr(x, 'y')")
+    assert questions("a.py", "vars(x)")
+    own = own_names(["class A:\n    def _mine(self):\n        self._held = 1"])
+    assert private_names("a.py", "x._mine(y._held, '_mine', self.__class__, '__init__')", own) == []
+    for code in ("x._modules", "f('_call_impl')", "from torch._C import x", "import torch.utils._pytree", "x._y()"):
+        assert private_names("a.py", code, own), code
+    assert classes_named("a.py", "f('FluxPipeline', 'Flux')", {"FluxPipeline"}) == ["a.py:1: 'FluxPipeline'"]
     assert model_names("a.py", "def f():\n    '''Flux.'''\n    return 'wand'") != []
     assert model_names("a.py", "class A:\n    '''FLUX and Wan.'''\n\n    swan = 'of swans'") == []
     assert model_names("a.py", "is_flux = True")

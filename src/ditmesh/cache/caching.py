@@ -12,7 +12,7 @@ from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, P
 from ditmesh.pipeline import BlockAdapter, components
 from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import unwrapped
+from ditmesh.upstream.modules import held, override, unwrapped
 from ditmesh.upstream.request import Requests
 
 CACHE = "_ditmesh_cache"  # the attribute of a transformer that holds its cache
@@ -48,14 +48,14 @@ class Caching:
         """Cache the transformers' steps; ``mesh``: the ranks of the layout that share a forward, as one axis."""
         for (model, spec), modifiers in zip(self.transformers, self.modifiers, strict=True):
             cache = apply_dbcache(model, spec, self.options, modifiers, parallelism, mesh, requests, undo)
-            vars(model)[CACHE] = cache
-            undo.callback(vars(model).pop, CACHE)
+            override(model, CACHE, cache, undo)
 
 
 def halve(model: nn.Module, mesh: Callable[[], Axis | None]) -> None:
     """Let the cache of a transformer ask for the ranks that share a batch, while each runs half of it."""
-    if CACHE in vars(model):
-        vars(model)[CACHE].session.halves_mesh = mesh
+    cache: DBCache | None = held(model, CACHE)
+    if cache is not None:
+        cache.session.halves_mesh = mesh
 
 
 def _by_transformer(modifiers: Modifiers, count: int) -> list[Sequence[ParamsModifier]]:
@@ -129,7 +129,7 @@ def _caches(pipe_or_adapter: Any) -> list[DBCache]:
     """The caches of a pipeline, an adapter or a transformer."""
     owner: Any = pipe_or_adapter.transformer if isinstance(pipe_or_adapter, BlockAdapter) else pipe_or_adapter
     parts = [unwrapped(owner)] if isinstance(owner, nn.Module) else list(components(owner).values())
-    found = [vars(part)[CACHE] for part in parts if CACHE in vars(part)]
+    found = [cache for part in parts if (cache := held(part, CACHE)) is not None]
     if not found:
         raise ValueError(f"this {type(pipe_or_adapter).__name__} has no cache; call ditmesh.enable_cache first.")
     return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ditmesh.upstream.dispatcher import layer_of
+from ditmesh.upstream.modules import held
 
 
 def own_tokens(block: nn.Module, several: bool) -> Callable[[Tensor], Tensor]:
@@ -15,7 +16,7 @@ def own_tokens(block: nn.Module, several: bool) -> Callable[[Tensor], Tensor]:
     The streams its attention joins say what the shard is made of: all of them, if the block has but one stream of
     tokens; else (``several``) of the image, and of what the model lays beside it.
     """
-    layers = [layer_of(module.processor) for module in block.modules() if "processor" in vars(module)]
+    layers = [layer_of(module.processor) for module in block.modules() if held(module, "processor") is not None]
     layer = next((layer for layer in layers if layer is not None and layer.queries), None)
     if layer is None:
         return lambda x: x

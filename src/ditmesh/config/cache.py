@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar, Self
 
-from ditmesh.config.words import refuse_unknown, suggest
+from ditmesh.config.words import field_of, refuse_unknown, suggest
 
 
 class CacheType(Enum):
@@ -30,11 +30,11 @@ class _Given:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field by name."""
-        return {f.name: vars(self)[f.name] for f in fields(self) if f.init}
+        return {f.name: field_of(self, f.name) for f in fields(self) if f.init}
 
     def update(self, **changes: Any) -> Self:
         """The config with other values in the named fields; this one stays as it is."""
-        return type(self)(**{name: vars(self)[name] for name in self.given} | changes)
+        return type(self)(**{name: field_of(self, name) for name in self.given} | changes)
 
     def reset(self, **given: Any) -> Self:
         """A config in which these fields are given and no others."""
@@ -95,11 +95,11 @@ class DBCacheConfig(_Given):
         if self.steps_computation_mask is not None:
             object.__setattr__(self, "steps_computation_mask", _mask(self.steps_computation_mask))
         for name, least in (("Fn_compute_blocks", 1), ("Bn_compute_blocks", 0), ("max_warmup_steps", 0)):
-            check_count(name, vars(self)[name], least)
+            check_count(name, field_of(self, name), least)
         check_count("warmup_interval", self.warmup_interval, 1)
         for name in ("num_inference_steps", "force_refresh_step_hint"):
-            if vars(self)[name] is not None:
-                check_count(name, vars(self)[name], 1)
+            if field_of(self, name) is not None:
+                check_count(name, field_of(self, name), 1)
         check_choice("steps_computation_policy", self.steps_computation_policy, ("dynamic", "static"))
         check_choice("force_refresh_step_policy", self.force_refresh_step_policy, ("once", "repeat"))
         if self.cfg_compute_first and self.cfg_diff_compute_separate:
@@ -170,7 +170,7 @@ class CalibratorConfig(_Given):
         kind = calibrators()[self.calibrator_type]
         if isinstance(self, kind):
             return self
-        shared = {f.name: vars(self)[f.name] for f in fields(CalibratorConfig) if f.init}
+        shared = {f.name: field_of(self, f.name) for f in fields(CalibratorConfig) if f.init}
         return kind(**shared | dict(shared.pop("calibrator_kwargs")))
 
     @property
@@ -212,5 +212,5 @@ class ParamsModifier:
     ) -> tuple[DBCacheConfig, CalibratorConfig | None]:
         """The two configs with what was given here in place of their own."""
         if self.cache_config is not None:
-            cache = cache.update(**{name: vars(self.cache_config)[name] for name in self.cache_config.given})
+            cache = cache.update(**{name: field_of(self.cache_config, name) for name in self.cache_config.given})
         return cache, calibrator if self.calibrator_config is None else self.calibrator_config

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from ditmesh.config.axes import AXES, WORDS, Axis, Degrees
-from ditmesh.config.words import refuse_unknown, suggest
+from ditmesh.config.words import field_of, refuse_unknown, suggest
 
 SINGLE = "single"
 
@@ -54,12 +54,12 @@ class ParallelismConfig(Degrees):
 
     def _check_patches(self) -> None:
         for name in ("num_pipeline_patch", "warmup_steps"):
-            value = vars(self)[name]
+            value = field_of(self, name)
             if value is None and name == "num_pipeline_patch":
                 continue
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be an int of 1 or more, not {value!r}.")
-            if self.pp_size == 1 and value != vars(type(self))[name]:
+            if self.pp_size == 1 and value != field_of(type(self), name):
                 raise ValueError(f"{name}={value} is for the stages of a pipeline, and pp_size is 1; set pp_size=2.")
 
     @property
@@ -73,7 +73,7 @@ class ParallelismConfig(Degrees):
         return self.patches > 1
 
     def _check_size(self, name: str, axis: Axis) -> None:
-        size = vars(self)[name]
+        size = field_of(self, name)
         if size is None:
             object.__setattr__(self, name, 1)
         elif type(size) is not int:
@@ -88,7 +88,7 @@ class ParallelismConfig(Degrees):
     @property
     def sizes(self) -> dict[str, int]:
         """Degree by axis, outer to inner."""
-        return {axis: vars(self)[f"{axis}_size"] for axis in AXES}
+        return {axis: field_of(self, f"{axis}_size") for axis in AXES}
 
     @property
     def world_size(self) -> int:

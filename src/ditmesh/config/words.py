@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -10,6 +11,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}."
+
+
+def field_of(config: object, name: str) -> Any:
+    """The value of a field by its name."""
+    return vars(config)[name]
 
 
 def refuse_unknown(config: type, given: Iterable[str]) -> None:

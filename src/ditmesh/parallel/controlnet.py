@@ -5,7 +5,6 @@ each along sequences of its own, where one hook cannot serve both. So it gets tw
 parameters, sharded if the transformer's are, whose hooks and attention processors are the ControlNet's.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,15 +12,7 @@ from typing import Any
 from torch import nn
 
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import expand
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
+from ditmesh.upstream.modules import expand, held, seats, twin
 
 
 def check_own_blocks(controlnet: nn.Module, spec: ModelSpec, transformers: Iterable[nn.Module]) -> None:
@@ -50,22 +41,22 @@ def tell_apart(module: nn.Module, transformers: Iterable[nn.Module], undo: ExitS
     Raises:
         ValueError: a shared module has a forward of its own, which its twin would not have.
     """
-    seats = list(_shared(module, _modules_of(transformers)))
+    shared = list(_shared(module, _modules_of(transformers)))
     twins: dict[int, nn.Module] = {}
-    for parent, name, child in seats:
+    for parent, name, child in shared:
         path = f"{type(module).__name__}.{name}"
-        parent._modules[name] = twins.setdefault(id(child), _twin(path, child))
+        seats(parent)[name] = twins.setdefault(id(child), _twin(path, child))
         undo.callback(_put_back, parent, name, twins[id(child)], child)
 
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
-        for parent, name, child in seats:
-            if parent._modules[name] is not twins[id(child)]:
+        for parent, name, child in shared:
+            if seats(parent)[name] is not twins[id(child)]:
                 raise ValueError(
                     f"{name} of {type(module).__name__} was replaced after enable_cache (a pipeline made of the same "
                     f"parts does that); call disable_cache, make the pipeline, and enable again."
                 )
 
-    if seats:
+    if shared:
         undo.callback(module.register_forward_pre_hook(check).remove)
 
 
@@ -76,26 +67,22 @@ def _modules_of(models: Iterable[nn.Module]) -> set[int]:
 def _shared(module: nn.Module, theirs: set[int]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Where (parent, name) the outermost modules stand that are the transformers'."""
     for parent in [part for part in module.modules() if id(part) not in theirs]:
-        for name, child in parent._modules.items():
+        for name, child in seats(parent).items():
             if child is not None and id(child) in theirs:
                 yield parent, name, child
 
 
 def _twin(path: str, module: nn.Module) -> nn.Module:
-    if "forward" in vars(module):
+    if held(module, "forward") is not None:
         raise ValueError(
             f"{path} is the transformer's too, and something (offloading, casting) has given it a forward of its own; "
             f"take that off before enable_cache and put it on again after."
         )
-    twin = copy.copy(module)  # the very dictionaries of parameters and buffers: what moves one moves both
-    own = {hooks: vars(module)[hooks].copy() for hooks in HOOKS}
-    children = {
-        name: None if child is None else _twin(f"{path}.{name}", child) for name, child in module._modules.items()
-    }
-    vars(twin).update(own, _modules=children)
-    return twin
+    inside = seats(module).items()
+    children = {name: None if child is None else _twin(f"{path}.{name}", child) for name, child in inside}
+    return twin(module, children)
 
 
-def _put_back(parent: nn.Module, name: str, twin: nn.Module, shared: nn.Module) -> None:
-    if parent._modules.get(name) is twin:
-        parent._modules[name] = shared
+def _put_back(parent: nn.Module, name: str, ours: nn.Module, shared: nn.Module) -> None:
+    if seats(parent).get(name) is ours:
+        seats(parent)[name] = shared

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ditmesh.parallel.halves import Halves, count_repeats
 from ditmesh.runtime.collectives import all_gather
@@ -26,6 +25,7 @@ from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
 from ditmesh.upstream.modules import argument_names, bind, intercept_call
 from ditmesh.upstream.request import Requests
+from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ditmesh.spec import ModelSpec, Refuse, Same, Split
 from ditmesh.upstream.dispatcher import keeps_samples_apart, processors
+from ditmesh.upstream.trees import tree_leaves
 
 OTHERWISE = "use these ranks otherwise: tp_size=2, or dp_size=2 for two pictures at once."
 

@@ -18,7 +18,7 @@ from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
-from ditmesh.upstream.modules import check_plain, check_present, expand, override, parameter
+from ditmesh.upstream.modules import check_plain, check_present, expand, held, override, parameter
 from ditmesh.upstream.saving import keep_share
 
 COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for packed parts, which we cut one by one
@@ -133,8 +133,8 @@ def _group(name: str, module: nn.Module, styles: Mapping[str, str]) -> Group:
             )
     rows = [child for child, style in styles.items() if style in ROWS]
     columns = {child: module.get_submodule(child) for child, style in styles.items() if style in COLUMNS}
-    width = next((vars(module)[fact] for fact in HEAD_WIDTH if fact in vars(module)), 1)
-    if len(rows) != 1 or ("scaling" in vars(module) and width == 1):
+    width = next((held(module, fact) for fact in HEAD_WIDTH if held(module, fact)), 1)
+    if len(rows) != 1 or (held(module, "scaling") is not None and width == 1):
         raise ValueError(f"{name}: cannot tell by which heads to shard this {type(module).__name__}.")
     group = Group(name, module, columns, module.get_submodule(rows[0]), width)  # type: ignore[arg-type]
     sharded = {id(weight) for child in styles for weight in module.get_submodule(child).parameters()}
@@ -207,9 +207,10 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
 
 def _set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> None:
     """Tell an instance what it holds now, where it keeps that fact."""
-    before = {fact: vars(module)[fact] for fact in facts if fact in vars(module)}
-    undo.callback(vars(module).update, before)
-    vars(module).update({fact: facts[fact] for fact in before})
+    missing = object()
+    for fact, value in facts.items():
+        if held(module, fact, missing) is not missing:
+            override(module, fact, value, undo)
 
 
 def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:

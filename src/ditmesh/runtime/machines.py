@@ -231,7 +231,8 @@ def reach(nodes: Nodes) -> Any:
         ValueError: this is machine 0 and cannot hold it, or nothing answers.
     """
     import torch.distributed as dist
-    from torch._C._distributed_c10d import TCPStore
+
+    from ditmesh.upstream.process_groups import TCPStore
 
     first, address = nodes.node == 0, f"{nodes.host}:{nodes.port}"
     if not first:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ditmesh.runtime.mesh import Axis
+from ditmesh.upstream.trees import tree_leaves, tree_map
 
 FIRST, SECOND = 0, 1  # ranks, by the branch they run
 

@@ -1,5 +1,6 @@
 """Reach into a module: expand globs of names, replace parameters, bind the arguments of a forward, link its blocks."""
 
+import copy
 import inspect
 import itertools
 from collections.abc import Callable, Iterable
@@ -15,6 +16,14 @@ from ditmesh.spec import Blocks, ModelSpec
 
 Streams = dict[str, Tensor | None]
 COMPILER = "_ditmesh_compiler"  # the attribute of a module that holds the compiler at work when it was called last
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 def expand(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
@@ -159,6 +168,23 @@ def foreign_hooks(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
     hooked = [(*x._forward_pre_hooks.values(), *x._forward_hooks.values()) for x in model.modules() if x not in apart]
     homes = [inspect.getmodule(hook) for hooks in hooked for hook in hooks]
     return any(home is None or home.__name__.partition(".")[0] != "ditmesh" for home in homes)
+
+
+def held(owner: Any, name: str, otherwise: Any = None) -> Any:
+    """What an instance itself, and not its class, has under a name."""
+    return vars(owner).get(name, otherwise)
+
+
+def seats(module: nn.Module) -> dict[str, Any]:
+    """The very dictionary of a module's children, whose entries may be replaced."""
+    return module._modules
+
+
+def twin(module: nn.Module, children: dict[str, Any]) -> nn.Module:
+    """A module of the same parameters and buffers, with hooks and children of its own."""
+    made = copy.copy(module)  # the very dictionaries of parameters and buffers: what moves one moves both
+    vars(made).update({hooks: vars(module)[hooks].copy() for hooks in HOOKS}, _modules=children)
+    return made
 
 
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 from torch.distributed import distributed_c10d as c10d
 
-__all__ = ["HashStore", "PrefixStore", "Store", "end_group", "make_group", "world_store"]
+__all__ = ["HashStore", "PrefixStore", "Store", "TCPStore", "end_group", "make_group", "world_store"]
 
 
 def make_group(ranks: Sequence[int], name: str, timeout: timedelta) -> dist.ProcessGroup:

@@ -15,12 +15,12 @@ from weakref import WeakSet
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline, PipelineState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from ditmesh.runtime.agreement import ADVICE_IF_FOUND, Agreement
 from ditmesh.runtime.collectives import never_compiled
 from ditmesh.runtime.gang import Gang
 from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.trees import tree_leaves
 
 REQUESTS = "_ditmesh_requests"  # the attribute of a pipeline that holds the requests it takes part in
 Listener = Callable[[], None]

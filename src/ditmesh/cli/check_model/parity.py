@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.spec import ModelSpec
+from ditmesh.upstream.trees import tree_leaves, tree_map
 
 Inputs = dict[str, Any]
 Build = Callable[[int, tuple[int, int], int, bool], tuple[nn.Module, Inputs]]

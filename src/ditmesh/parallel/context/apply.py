@@ -25,7 +25,7 @@ from ditmesh.upstream.dispatcher import (
     reroute,
 )
 from ditmesh.upstream.lora import Place, follow
-from ditmesh.upstream.modules import argument_names, bind, expand, without_adapter
+from ditmesh.upstream.modules import argument_names, bind, expand, held, without_adapter
 
 Layers = list[tuple[Any, LayerContext, Attention]]
 
@@ -98,7 +98,7 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: ShardedSequen
             keys = fact.streams if fact.keys is None else fact.keys
             layers[name] = (module, LayerContext(name, sequence, fact.streams, keys), fact)
     for name, module in model.named_modules():
-        if "processor" in vars(module) and name not in layers:
+        if held(module, "processor") is not None and name not in layers:
             raise ValueError(
                 f"{spec.title}: the fact sheet does not cover the attention of {name}, so {sequence.why} would make a "
                 f"wrong picture; use tp_size alone."

@@ -38,7 +38,7 @@ from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import Later, bare, plain, same
-from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, intercept_call, override
+from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, held, intercept_call, override
 from ditmesh.upstream.request import Requests
 
 
@@ -239,11 +239,11 @@ def apply_overlap(
         requests: those of the pipeline.
         undo: takes what takes each change back, for which all ranks are needed.
     """
-    scheduler = vars(pipe).get("scheduler")
+    scheduler = held(pipe, "scheduler")
     if fusion.patches is None or not spec.tokenwise or type(scheduler).__name__ not in TOKENWISE_SCHEDULERS:
         return
     assert scheduler is not None
-    if "step" in vars(scheduler):
+    if held(scheduler, "step") is not None:
         return
     overlap = Overlap(fusion, spec.tokenwise, scheduler, mesh)
 

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.parallel.pipefusion.patches import Memory, Patches
 from ditmesh.parallel.pipefusion.schedule import split_blocks
@@ -33,6 +32,7 @@ from ditmesh.upstream.modules import Link, chain, check_plain, check_present, ex
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.session import Branch, Session
+from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_unflatten
 
 
 class Stage:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ditmesh.models import TOKENWISE_SCHEDULERS
 from ditmesh.parallel.pipefusion.patches import patch_of
+from ditmesh.upstream.trees import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import torch
 from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_outputs, sum_outputs
 from ditmesh.runtime.collectives import all_reduce, shard
@@ -26,10 +25,13 @@ from ditmesh.upstream.modules import (
     check_plain,
     check_present,
     expand,
+    held,
+    override,
     parameter,
     without_adapter,
 )
 from ditmesh.upstream.saving import keep_share
+from ditmesh.upstream.trees import tree_map
 
 Style = str | Fused | Heads | PerHead | Sharded
 
@@ -152,9 +154,9 @@ def _linears(module: nn.Module, name: str) -> Iterator[str]:
 
 def _check_heads(name: str, module: nn.Module, counts: tuple[str, ...], degree: int) -> None:
     for count in counts:
-        if vars(module)[count] % degree:
-            raise ValueError(f"tp_size={degree} does not divide the {vars(module)[count]} {count} of {name}.")
-    if any(vars(module)[counts[0]] in parameter.shape for parameter in module.parameters(recurse=False)):
+        if held(module, count) % degree:
+            raise ValueError(f"tp_size={degree} does not divide the {held(module, count)} {count} of {name}.")
+    if any(held(module, counts[0]) in parameter.shape for parameter in module.parameters(recurse=False)):
         raise ValueError(f"{name} has a parameter for each head, which tp_size would have to share out; use 1.")
 
 
@@ -193,8 +195,7 @@ def _share_tensors(module: nn.Module, fact: PerHead, mesh: Axis, undo: ExitStack
 
 def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: Axis, undo: ExitStack) -> None:
     for count in counts:
-        undo.callback(vars(attention).update, {count: vars(attention)[count]})
-        vars(attention)[count] //= mesh.size()
+        override(attention, count, held(attention, count) // mesh.size(), undo)
 
 
 def _shard_parameters(module: nn.Module, fact: Sharded, mesh: Axis, undo: ExitStack) -> None:

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from ditmesh.models.autoencoders import COMPOSED, POINTWISE, TOKENS_INSIDE
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
 from ditmesh.runtime.mesh import Axis
+from ditmesh.upstream.modules import held
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE_LAYERS = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
@@ -169,7 +170,7 @@ def _convolution(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, path: str) -> I
     if conv.kernel_size[-2] == conv.stride[-2] == 1:
         return
     window = _window(module, conv)
-    if "circular" in (conv.padding_mode, vars(module).get("pad_mode")):
+    if "circular" in (conv.padding_mode, held(module, "pad_mode")):
         raise ValueError(f"{path} pads with the opposite edge, which no neighbour has; {_INSTEAD}")
     if window is None or window.before + window.after < window.kernel - window.stride:
         raise ValueError(f"{path} is a convolution padded elsewhere, where no halo can be given to it; {_INSTEAD}")
