@@ -124,6 +124,7 @@ PICTURES = (
     _simple("zimage_turbo", "ZImagePipeline", "Tongyi-MAI/Z-Image-Turbo", 9, 0.0),
     _zimage_controlnet("2.0"),
     _zimage_controlnet("2.1"),
+    _simple("lumina2", "Lumina2Pipeline", "Alpha-VLLM/Lumina-Image-2.0", 50, 4.0),
     _simple("ovis_image", "OvisImagePipeline", "AIDC-AI/Ovis-Image-7B", 25, 5.0),
     _simple("longcat_image", "LongCatImagePipeline", "meituan-longcat/LongCat-Image", 50, 4.5, height=768, width=1344),
     _simple("glm_image", "GlmImagePipeline", "zai-org/GLM-Image", 50, 1.5, images=REFERENCES),
