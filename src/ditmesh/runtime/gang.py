@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ditmesh.runtime.collectives import all_gather
 from ditmesh.runtime.mesh import TIMEOUT, Mesh, patience, replica_mesh
-from ditmesh.upstream.process_groups import PrefixStore, Store, world_store
+from ditmesh.upstream.process_groups import PrefixStore, Store, is_of_broken_group, world_store
 
 TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are broken
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
@@ -148,7 +148,7 @@ def _cause(store: Store, own: BaseException | None) -> tuple[int, bool, str] | N
 def _comes_from_another_rank(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised after, says that a group is broken or waited too long."""
     while error is not None:
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error)):
+        if is_of_broken_group(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -14,8 +14,18 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed import distributed_c10d as c10d
 
-__all__ = ["HashStore", "PrefixStore", "Store", "break_group", "end_group", "make_group", "world_store"]
+__all__ = [
+    "HashStore",
+    "PrefixStore",
+    "Store",
+    "break_group",
+    "end_group",
+    "is_of_broken_group",
+    "make_group",
+    "world_store",
+]
 
+BROKEN = ("/gloo/", "caused pair closure")  # gloo's errors have no class of their own
 AT_ONCE = timedelta(milliseconds=1)
 NO_TAG_OF_OURS = 77_777
 
@@ -46,6 +56,13 @@ def break_group(group: dist.ProcessGroup) -> None:
             )
             assert awaited is not None, "it is asked of another rank"
             awaited.wait(AT_ONCE)
+
+
+def is_of_broken_group(error: BaseException) -> bool:
+    """Whether a collective says that its group is broken, or that it waited too long."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in BROKEN)
+    )
 
 
 def end_group(group: dist.ProcessGroup) -> None:
