@@ -12,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ditmesh.cli import output
-from ditmesh.cli.checks import check_job
-from ditmesh.cli.drawn import draw, timed, warmed
-from ditmesh.cli.examples.example import Images
-from ditmesh.cli.images import Inputs, find_inputs, open_inputs
-from ditmesh.cli.job import World, prepare
-from ditmesh.cli.load import compile_blocks, load
-from ditmesh.cli.options import Options
+from ditmesh.cli.generate import output
+from ditmesh.cli.generate.job import describe_job, warmup_call
+from ditmesh.cli.generate.options import Options
+from ditmesh.job.classes import check_job
+from ditmesh.job.draw import draw
+from ditmesh.job.example import Images
+from ditmesh.job.images import Inputs, find_inputs, open_inputs
+from ditmesh.job.load import compile_blocks, load
+from ditmesh.job.picture import to_bytes
+from ditmesh.runtime.world import World
 from tests.tiny import tiny_path
 from tests.upstream.lora import save_lora
 
@@ -32,12 +34,12 @@ def root(tmp_path_factory):
 
 
 def job_of(example: str, model, **asked):
-    return prepare(Options(example, model_path=str(model), **(SMALL | asked)), World())
+    return describe_job(Options(example, model_path=str(model), **(SMALL | asked)), World())
 
 
 def drawn(job) -> np.ndarray:
     pipe = load(job, torch.float32)
-    return timed(pipe, job, None, False, "")[1].films
+    return draw(pipe, job, job.call, job.seed).films
 
 
 def test_lora_weights_are_fused_or_kept_beside_and_draw_the_same(root, tmp_path):
@@ -60,7 +62,7 @@ def test_lora_weights_of_another_model_are_refused(root, tmp_path):
 
 def test_an_example_has_lora_weights_for_its_number_of_steps(root, monkeypatch):
     asked = []
-    monkeypatch.setattr("ditmesh.cli.weights.find_file", lambda model, name, *_: asked.append((model, name)) or name)
+    monkeypatch.setattr("ditmesh.job.weights.find_file", lambda model, name, *_: asked.append((model, name)) or name)
     model = tiny_path("qwen_image", root)
     assert job_of("qwen_image_lightning", model, steps=4).lora.fuse
     job_of("qwen_image_lightning", model, steps=None)
@@ -108,8 +110,8 @@ def test_untimed_runs_have_their_own_prompt_seed_and_steps(root):
     pipe = Pipe(images=np.zeros((1, 2, 2, 3)))
     asked = {"warmup": 1, "warmup_steps": 1, "warmup_prompt": "a dog", "warmup_seed": 7, "seed": 3, "prompt": "a cat"}
     job = job_of("flux", tiny_path("flux", root), **asked)
-    warmed(pipe, job, None, False)
-    timed(pipe, job, None, False, "")
+    draw(pipe, job, *warmup_call(Options("flux", **asked), job))
+    draw(pipe, job, job.call, job.seed)
     told = [(call["prompt"], call["num_inference_steps"], call["generator"].initial_seed()) for call in pipe.calls]
     assert told == [("a dog", 1, 7), ("a cat", 2, 3)]
 
@@ -131,7 +133,7 @@ def test_layers_are_several_pictures_with_transparency(root, tmp_path):
     paths = output.save(films, tmp_path / "layers.png", 8)
     assert [path.name for path in paths] == [f"layers_{i}.png" for i in range(4)]
     with Image.open(paths[3]) as last:
-        assert np.array_equal(np.asarray(last), output.to_bytes(layers[3]))
+        assert np.array_equal(np.asarray(last), to_bytes(layers[3]))
 
 
 def test_a_film_keeps_its_sound(root, tmp_path):
@@ -162,8 +164,8 @@ def test_images_come_from_files_and_the_web(picture, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/a.png"
-    options = Options("flux2", image_path=[f"{picture},{picture}", str(tmp_path / "b, c.png"), url])
-    inputs = find_inputs(options, example_with(Images(many=True)))
+    given = [f"{picture},{picture}", str(tmp_path / "b, c.png"), url]
+    inputs = find_inputs(example_with(Images(many=True)), given, None)
     images = open_inputs(inputs, Images(many=True))["image"]
     with pytest.raises(ValueError, match=r"nothing\.png cannot be fetched: .*404"):
         open_inputs(Inputs((url.replace("a.png", "nothing.png"),)), Images())
@@ -196,17 +198,17 @@ def test_images_are_resized_first(picture, height, width, size):
 @pytest.mark.parametrize(
     ("asked", "images", "words"),
     [
-        ({"image_path": ["a.png,a.png"]}, Images(), "names 2 images, and flux takes one"),
-        ({"image_path": ["there/is/none.png"]}, Images(), "no image there/is/none.png"),
-        ({}, Images(), "needs an image that nobody gave; add --image-path FILE"),
-        ({"image_path": ["a.png"]}, Images(mask="mask_image"), "add --mask-image-path FILE"),
+        (["a.png,a.png"], Images(), "names 2 images, and flux takes one"),
+        (["there/is/none.png"], Images(), "no image there/is/none.png"),
+        ([], Images(), "needs an image that nobody gave; add --image-path FILE"),
+        (["a.png"], Images(mask="mask_image"), "add --mask-image-path FILE"),
     ],
     ids=["too many", "not there", "none", "no mask"],
 )
 def test_images_are_looked_for_before_anything_is_loaded(asked, images, words, picture, monkeypatch):
     monkeypatch.chdir(picture.parent)
     with pytest.raises(ValueError, match=words):
-        find_inputs(Options("flux", **asked), example_with(images))
+        find_inputs(example_with(images), asked, None)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

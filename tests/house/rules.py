@@ -22,8 +22,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": GROUND,
     "api": GROUND | {"parallel", "cache", "loading"},
     "face": {"api", "config", "spec"},
-    "batch": {"api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "api", "face"},
+    "job": GROUND | {"api", "face"},
+    "batch": {"job", "api", "face", "runtime", "upstream"},
+    "cli": GROUND | {"batch", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -50,7 +51,9 @@ HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "image
 HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
-LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py"}
+LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
+LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
+LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 
 ASKING = {"hasattr", "getattr", "setattr", "delattr"}
 ASKING_BUDGET = 10

@@ -143,3 +143,8 @@ def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
     else:
         undo.callback(own.pop, name)
     own[name] = value
+
+
+def repeated_blocks(kind: Any) -> list[str]:
+    """The classes of blocks that diffusers compiles one by one in models of this class; none where it does not say."""
+    return kind._repeated_blocks or []

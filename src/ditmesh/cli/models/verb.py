@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ditmesh.cli.generate import refusals
-from ditmesh.cli.job import World
 from ditmesh.cli.models.matrix import Facts, Table, facts_of, find, sheet_of, tables
+from ditmesh.cli.ranks import refusals
+from ditmesh.runtime.world import World
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,10 +55,9 @@ def models(
 
 def default_config(name: str) -> dict[str, Any]:
     """The configuration of a class of diffusers that is made without saying anything."""
-    import diffusers
+    from ditmesh.job.classes import diffusers_class  # with it comes torch
 
-    made = getattr(diffusers, name)  # diffusers' namespace loads its classes on demand
-    return {key: parameter.default for key, parameter in inspect.signature(made).parameters.items()}
+    return {key: parameter.default for key, parameter in inspect.signature(diffusers_class(name)).parameters.items()}
 
 
 def print_table(console: "Console", table: Table) -> None:
