@@ -1,4 +1,4 @@
-"""A request that fails on one rank fails on all, in step; the next one is right. A rank that does not come is named."""
+"""Ranks that fail together: an error of one is an error of all, and the next request is right."""
 
 import os
 import time
@@ -19,94 +19,101 @@ CALL: dict[str, Any] = {
     "prompt": "a cat",
     "negative_prompt": "a dog",
     "true_cfg_scale": 2.0,
-    "num_inference_steps": 4,
+    "num_inference_steps": 3,
     "height": 32,
     "width": 48,
     "max_sequence_length": 7,
     "output_type": "np",
 }
-PATCHES = {"pp_size": 2, "num_pipeline_patch": 2}
-LAYOUTS = [{"tp_size": 2}, {"ulysses_size": 2}, {"ring_size": 2}, {"cfg_size": 2}, PATCHES]
-HYBRIDS = [{"ulysses_size": 2, "tp_size": 2}, {"cfg_size": 2, "ring_size": 2}, {"pp_size": 2, "tp_size": 2}]
-FAILS = 1  # the rank
-
-
-class Odd(Exception):
-    """What nobody expects."""
-
-
-def enabled(flux: str, sizes: dict[str, int]) -> Any:
-    pipe = FluxPipeline.from_pretrained(flux)
-    pipe.set_progress_bar_config(disable=True)
-    extras = [] if "pp_size" in sizes else ["vae"]
-    ditmesh.enable_cache(pipe, parallelism_config=ParallelismConfig(**sizes, extra_parallel_modules=extras))
-    return pipe
 
 
 def draw(pipe: Any, **changes: Any) -> np.ndarray:
-    return pipe(**CALL | changes, generator=torch.Generator().manual_seed(0)).images[0]
+    return pipe(**CALL | changes, generator=torch.Generator().manual_seed(0)).images
 
 
-def failing(at: str, error: BaseException, pipe: Any, here: bool) -> dict[str, Any]:
-    """Arguments of a request that fails on one rank: as it begins, between two steps, in a block, or as it ends."""
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise error
-
-    def callback(pipe: Any, step: int, time: Any, given: dict[str, Any]) -> dict[str, Any]:
-        return fail() if step == 1 else given
-
-    if not here:
-        return {}
-    if at == "between steps":
-        return {"callback_on_step_end": callback}
-    module = {"encoding": pipe.text_encoder, "in a block": pipe.transformer.norm_out, "decoding": pipe.vae.decoder}[at]
-    handle = module.register_forward_pre_hook(lambda *_: (handle.remove(), fail()))
-    return {}
+def fail(*args: Any, **kwargs: Any) -> Any:
+    raise torch.OutOfMemoryError("no memory is left")
 
 
-def failures(flux: str, sizes: dict[str, int]) -> list[str]:
-    """What each failing request says here, and that the one after it is right."""
-    pipe, rank, said = enabled(flux, sizes), dist.get_rank(), []
-    right = draw(pipe)
-    for at, error in (
-        ("between steps", RuntimeError("too much")),
-        ("in a block", torch.OutOfMemoryError("no room")),
-        ("decoding", KeyboardInterrupt()),
-        ("encoding", Odd("one")),
-        ("between steps", ValueError("not this")),
-    ):
-        with pytest.raises(BaseException) as raised:  # noqa: PT011 - which it is, is what is returned
-            draw(pipe, **failing(at, error, pipe, rank == FAILS))
-        said.append(f"{type(raised.value).__name__}: {raised.value}")
-        assert np.array_equal(draw(pipe), right), at
-    assert len(draw(pipe, prompt="a bird")) == len(right)
-    return said
+def interrupt(pipe: Any, step: int, time: Any, kwargs: Any) -> Any:
+    """Ctrl-C after the second step."""
+    if step == 1:
+        raise KeyboardInterrupt
+    return kwargs
 
 
-@pytest.mark.parametrize("sizes", [*LAYOUTS, *HYBRIDS], ids=str)
-def test_what_fails_on_one_rank_fails_on_all_and_the_next_request_is_right(
-    ranks: Ranks, flux: str, sizes: dict[str, int]
+def wrong(pipe: Any, step: int, time: Any, kwargs: Any) -> Any:
+    """A callback of the last step that does not work."""
+    if step == 2:
+        raise TypeError("this callback takes three arguments")
+    return kwargs
+
+
+def failures(flux: str, layout: str, culprit: int) -> list[str]:
+    """What each of several requests raised here that failed on one rank alone, with a good one after each."""
+    pipe = FluxPipeline.from_pretrained(flux)
+    pipe.set_progress_bar_config(disable=True)
+    ditmesh.enable_cache(pipe, parallelism_config=ParallelismConfig.parse(layout))
+    before = draw(pipe)  # patches of PipeFusion are not exact, but what they draw does not change
+    is_culprit = dist.get_rank() == culprit
+    seen = []
+    block = pipe.transformer.single_transformer_blocks[0] if layout != "pp2" else pipe.transformer.proj_out
+    ways: list[tuple[Any, dict[str, Any]]] = [
+        (pipe.text_encoder, {}),
+        (block, {}),
+        (None, {"callback_on_step_end": interrupt}),
+        (None, {"callback_on_step_end": wrong}),
+        (pipe.vae.decoder, {}),
+    ]
+    for module, changes in ways:
+        hook = module.register_forward_pre_hook(fail) if module is not None and is_culprit else None
+        try:
+            draw(pipe, **(changes if is_culprit else dict.fromkeys(changes, fine)))
+            seen.append("drawn")
+        except (RuntimeError, TypeError, KeyboardInterrupt) as error:
+            seen.append(f"{type(error).__name__}: {error}")
+        if hook is not None:
+            hook.remove()
+        assert np.abs(draw(pipe) - before).max() < 1e-5, seen
+    ditmesh.disable_cache(pipe)
+    return seen
+
+
+def fine(pipe: Any, step: int, time: Any, kwargs: Any) -> Any:
+    return kwargs
+
+
+@pytest.mark.parametrize(
+    "layout", ["cfg2", "tp2", "ulysses2", "ring2", "pp2", "ulysses2.tp2", "cfg2.tp2", "cfg2.ring2.tp2"]
+)
+def test_a_failure_of_one_rank_is_one_of_all_and_the_next_request_is_right(
+    ranks: Ranks, flux: str, layout: str
 ) -> None:
-    layout = ParallelismConfig(**sizes)
-    said = ranks.run(failures, layout.world_size, flux, sizes)
-    own = ["RuntimeError: too much", "OutOfMemoryError: no room", "KeyboardInterrupt: ", "Odd: one"]
-    assert said[FAILS] == [*own, "ValueError: not this"]
-    for other in said[:FAILS] + said[FAILS + 1 :]:
-        *failed, refused = other
-        for told, words in zip(failed, ("too much", "no room", "KeyboardInterrupt", "Odd: one"), strict=True):
-            assert told.startswith("RuntimeError: rank 1 failed, and the request with it: ")
-            assert words in told
-        assert refused == "ValueError: not this"
+    world = ParallelismConfig.parse(layout).world_size
+    culprit = world - 1
+    told = ranks.run(failures, world, flux, layout, culprit)
+    oom = "OutOfMemoryError: no memory is left"
+    own = [oom, oom, "KeyboardInterrupt: ", "TypeError: this callback takes three arguments", oom]
+    assert told[culprit] == own
+    for others in told[:culprit]:
+        for what, theirs in zip(own, others, strict=True):
+            assert theirs.startswith(f"RuntimeError: rank {culprit} failed: ")
+            assert what.split(":")[0] in theirs
+
+
+def enabled(flux: str) -> Any:
+    pipe = FluxPipeline.from_pretrained(flux)
+    pipe.set_progress_bar_config(disable=True)
+    return ditmesh.enable_cache(pipe, parallelism_config=ParallelismConfig(ulysses_size=2))
 
 
 def waiting(flux: str, seconds: float, patience_of: str) -> list[str]:
     """Rank 1 does not come to a request, or comes late; what the two say of it, and of the next one."""
     os.environ[TIMEOUT] = patience_of
     try:
-        pipe, said = enabled(flux, {"ulysses_size": 2}), []
+        pipe, said = enabled(flux), []
         draw(pipe)
-        if dist.get_rank() == FAILS:
+        if dist.get_rank() == 1:
             time.sleep(seconds)
         for _ in range(2):
             try:
@@ -123,7 +130,7 @@ def test_a_rank_that_does_not_come_is_named(ranks: Ranks, flux: str) -> None:
     ranks.rest()  # groups that are there have a time already
     waited, late = ranks.run(waiting, 2, flux, 12.0, "2")
     ranks.rest()  # their groups are not whole
-    assert waited[0] == f"rank 1 did not come within {TIMEOUT}=2 seconds, or ended."
+    assert waited[0] == f"rank 1 did not come within {TIMEOUT}=2 seconds, or ended; start the job again."
     assert waited[1] == f"no further request can be drawn: {waited[0]}"
     assert "drawn" not in late
 

@@ -1,32 +1,33 @@
 """The ranks that draw one picture: what they tell each other about a request, and how they fail together.
 
-A rank that fails writes why into the job's store and ends its groups. Whoever waits for it in a collective gets an
-error at once, reads why, and does the same. The groups are made again before the next request. A rank that neither
-comes nor fails is waited for as long as ``DITMESH_TIMEOUT`` says, and then named.
+A rank that fails writes why into the job's store and breaks its groups. Whoever waits in one of them gets an error at
+once, reads why, and does the same. The groups are made again before the next request. A rank that neither comes nor
+fails is waited for as long as ``DITMESH_TIMEOUT`` says, and then named; there is no further request.
 """
 
-import gc
 import json
-import os
+import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ditmesh.runtime import collectives
 from ditmesh.runtime.collectives import all_gather
 from ditmesh.runtime.mesh import TIMEOUT, Mesh, patience, replica_mesh
-from ditmesh.upstream.process_groups import PrefixStore, Store, world_store
+from ditmesh.upstream.process_groups import PrefixStore, Store, is_of_broken_group, world_store
 
-TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are ended
+TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are broken
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
-# Where errors come from that another rank caused.
-BACKEND = (os.path.dirname(dist.__file__), collectives.__file__)
-OURS = (os.path.dirname(dist.__file__), os.path.dirname(os.path.dirname(__file__)))
+LOOKS = 0.1  # seconds between two looks for a failure elsewhere
+
+
+class RanksLost(RuntimeError):
+    """A rank did not come, so that no request can be drawn any more."""
 
 
 class Gang:
@@ -34,8 +35,10 @@ class Gang:
 
     def __init__(self, mesh: Mesh):
         self.mesh, self.ranks = mesh, replica_mesh(mesh)
-        self._failures = 0
-        self._silent = ""  # why there can be no further request
+        self._lost = ""  # why there can be no further request
+        self._watching = ExitStack()
+        store: Any = world_store()
+        self._beside: Store = store.clone()  # a connection of its own, for another thread
 
     def exchange(self, mine: bytes) -> list[bytes]:
         """The message of every rank; each is as long as this one's."""
@@ -46,12 +49,17 @@ class Gang:
         """A request begins.
 
         Raises:
-            RuntimeError: a rank did not come to an earlier one, so that none can be drawn any more.
+            RanksLost: a rank does not come, or did not come to an earlier one.
         """
-        if self._silent:
-            raise RuntimeError(f"no further request can be drawn: {self._silent}")
-        for axis in self.mesh.axes:
-            axis.get_group()
+        if self._lost:
+            raise RanksLost(f"no further request can be drawn: {self._lost}")
+        if any(axis.is_ended for axis in self.mesh.axes):
+            self._meet_again()
+        over = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(self._place(self._beside), over))
+        watch.start()
+        self._watching.callback(watch.join)
+        self._watching.callback(over.set)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -60,71 +68,96 @@ class Gang:
 
         Raises:
             ValueError: another rank refused the request.
-            RuntimeError: another rank failed, or did not come.
+            RanksLost: a rank did not come.
+            RuntimeError: another rank failed.
         """
-        if error is None:
-            try:
-                self.exchange(b"\0")  # nobody returns a picture that another one did not finish
-                return
-            except RuntimeError as lost:
-                error = lost
-        caused_here = not _comes_from_another_rank(error)
-        store = PrefixStore(f"ditmesh/{'-'.join(map(str, self.ranks.ranks))}/{self._failures}", world_store())
-        self._failures += 1
-        cause = self._cause(store, error if caused_here else None)
-        _let_go(error)
+        with self._watching:
+            if error is None:
+                try:
+                    self.exchange(b"\0")  # nobody returns a picture that another one did not finish
+                    return
+                except (RuntimeError, KeyboardInterrupt) as late:
+                    error = late
+        store, caused_here = self._place(world_store()), not _comes_from_another_rank(error)
+        cause = _cause(store, error if caused_here else None)
         for axis in self.mesh.axes:
             axis.end()
-        if caused_here:
-            return
-        if cause is None:
-            self._silent = self._who_did_not_come(store)
-            raise RuntimeError(self._silent) from error
-        rank, is_refusal, words = cause
-        if is_refusal:
-            raise ValueError(words) from error
-        raise RuntimeError(f"rank {rank} failed, and the request with it: {words}") from error
+        if not caused_here:
+            raise self._without(store, cause) from error
+        if kind is None:
+            raise error
 
-    def _cause(self, store: Store, own: BaseException | None) -> tuple[int, bool, str] | None:
-        """The first failure of the request: its rank, whether it is a refusal, and what it says."""
-        if own is not None:
-            words = str(own) if isinstance(own, ValueError) else traceback.format_exception_only(own)[-1].strip()
-            told = json.dumps([dist.get_rank(), isinstance(own, ValueError), words])
-            return json.loads(store.compare_set("cause", "", told))
-        try:
-            store.wait(["cause"], TOLD)
-        except RuntimeError:  # of every kind of store
-            return None
-        return json.loads(store.get("cause"))
+    def _place(self, store: Store) -> Store:
+        """Where the ranks meet when a request fails; the next one has another place."""
+        return PrefixStore(f"ditmesh/gang/{'-'.join(map(str, self.ranks.ranks))}/{self.ranks.made}", store)
 
-    def _who_did_not_come(self, store: Store) -> str:
-        store.set(f"here/{dist.get_rank()}", "")
-        keys = {rank: f"here/{rank}" for rank in self.ranks.ranks}
+    def _meet_again(self) -> None:
+        """The request before has failed: make its groups again, when all ranks are there to make them."""
+        store = self._place(world_store())
+        if missing := self._missing(store, "again", patience()):
+            self._lost = _words(missing)
+            raise RanksLost(self._lost)
+        for axis in self.mesh.axes:
+            axis.get_group()
+
+    def _watch(self, store: Store, over: threading.Event) -> None:
+        """Interrupt the rank's waiting when another one fails, for backends whose groups break on one rank alone."""
+        with suppress(dist.DistError):  # the job's store is gone, and the job with it
+            while not over.wait(LOOKS):
+                if store.check(["cause"]):
+                    for axis in list(self.mesh.axes):
+                        axis.interrupt()
+                    return
+
+    def _without(self, store: Store, cause: tuple[int, bool, str] | None) -> Exception:
+        """The error of a rank that did nothing wrong."""
+        if cause is not None:
+            rank, is_refusal, words = cause
+            return ValueError(words) if is_refusal else RuntimeError(f"rank {rank} failed: {words}")
+        missing = json.dumps(self._missing(store, "here", COMES))
+        missing = json.loads(store.compare_set("missing", "", missing))  # the ranks say the same, also who comes late
+        if not missing:
+            return RuntimeError(
+                f"a rank came later than {_limit()}, so this request is not drawn; the next one can be."
+            )
+        self._lost = _words(missing)
+        return RanksLost(self._lost)
+
+    def _missing(self, store: Store, question: str, limit: timedelta) -> list[int]:
+        """Who has not come to the store in time."""
+        keys = {rank: f"{question}/{rank}" for rank in self.ranks.ranks}
+        store.set(keys[dist.get_rank()], "")
         with suppress(RuntimeError):  # those that are missing are the answer
-            store.wait(list(keys.values()), COMES)
-        missing = [rank for rank, key in keys.items() if not store.check([key])]
-        return f"{_ranks(missing)} did not come within {TIMEOUT}={patience().total_seconds():g} seconds, or ended."
+            store.wait(list(keys.values()), limit)
+        return [rank for rank, key in keys.items() if not store.check([key])]
 
 
-def _comes_from_another_rank(error: BaseException) -> bool:
-    """Whether an error was raised by a collective, whose ranks are not all there."""
-    if not isinstance(error, RuntimeError):
-        return False
-    *_, last = traceback.extract_tb(error.__traceback__) or [None]
-    return last is not None and last.filename.startswith(BACKEND)
+def _cause(store: Store, own: BaseException | None) -> tuple[int, bool, str] | None:
+    """The first failure of the request: its rank, whether it is a refusal, and what it says."""
+    if own is not None:
+        words = str(own) if isinstance(own, ValueError) else traceback.format_exception_only(own)[-1].strip()
+        told = json.dumps([dist.get_rank(), isinstance(own, ValueError), words])
+        return json.loads(store.compare_set("cause", "", told))
+    try:
+        store.wait(["cause"], TOLD)
+    except RuntimeError:  # of every kind of store
+        return None
+    return json.loads(store.get("cause"))
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Have an error hold no group: one that is held by a frame of ours is alive, and its peers wait on."""
+def _comes_from_another_rank(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised after, says that a group is broken or waited too long."""
     while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if frame.f_code.co_filename.startswith(OURS):
-                with suppress(RuntimeError):  # it is still running
-                    frame.clear()
+        if is_of_broken_group(error):
+            return True
         error = error.__cause__ or error.__context__
-    gc.collect()
+    return False
 
 
-def _ranks(numbers: Sequence[int]) -> str:
-    named = ", ".join(map(str, numbers))
-    return f"rank {named}" if len(numbers) == 1 else f"ranks {named or 'unknown'}"
+def _limit() -> str:
+    return f"{TIMEOUT}={patience().total_seconds():g} seconds"
+
+
+def _words(missing: Sequence[int]) -> str:
+    ranks = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+    return f"{ranks} did not come within {_limit()}, or ended; start the job again."

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -10,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from ditmesh.config import ParallelismConfig, rank_groups, sharing
-from ditmesh.upstream.process_groups import end_group, make_group
+from ditmesh.upstream.process_groups import break_group, end_group, make_group
 
 TIMEOUT = "DITMESH_TIMEOUT"
 SECONDS = 600  # if the variable does not say
+_made: Counter[str] = Counter()  # groups by name: the job's store outlives them, and remembers where they met
 
 
 def patience() -> timedelta:
@@ -45,7 +47,7 @@ class Axis:
 
     def __init__(self, ranks: tuple[int, ...], purpose: str, device_type: str):
         self.ranks, self.device_type = ranks, device_type
-        self._name, self._made = f"ditmesh/{purpose}/{'-'.join(map(str, ranks))}", 0
+        self._name = f"ditmesh/{purpose}/{'-'.join(map(str, ranks))}"
         self._place = ranks.index(dist.get_rank())
         self._group: dist.ProcessGroup | None = None
 
@@ -57,8 +59,23 @@ class Axis:
 
     def get_group(self) -> dist.ProcessGroup:
         if self._group is None:
-            self._group, self._made = make_group(self.ranks, f"{self._name}/{self._made}", patience()), self._made + 1
+            _made[self._name] += 1
+            self._group = make_group(self.ranks, f"{self._name}/{self.made}", patience())
         return self._group
+
+    @property
+    def made(self) -> int:
+        """How often its group was made, the same on all of its ranks."""
+        return _made[self._name]
+
+    @property
+    def is_ended(self) -> bool:
+        return self._group is None
+
+    def interrupt(self) -> None:
+        """Give an error to whoever waits in the group; another thread may do this for the one that waits."""
+        if self._group is not None:
+            break_group(self._group)
 
     def end(self) -> None:
         """End the group, and with it whatever is under way in it, on all of its ranks."""
