@@ -12,12 +12,14 @@ from accelerate import init_empty_weights
 import ditmesh
 from ditmesh import api
 from ditmesh.cli.call import OURS
-from ditmesh.cli.images import open_inputs
-from ditmesh.cli.job import Job
+from ditmesh.cli.images import fetch_for_all, open_inputs
+from ditmesh.cli.job import Job, World
+
+ALONE = World()
 
 
-def check_job(job: Job) -> Job:
-    """The job with its images opened.
+def check_job(job: Job, world: World = ALONE) -> Job:
+    """The job with its images opened; every rank of the world must.
 
     Raises:
         ValueError: something asked for is not there, or the pipeline cannot do it.
@@ -26,7 +28,8 @@ def check_job(job: Job) -> Job:
     check_call(job)
     check_classes(job)
     check_cache(job)
-    return replace(job, call={**job.call, **open_inputs(job.inputs, job.example.images)})
+    fetched = fetch_for_all(job.inputs, world)
+    return replace(job, call={**job.call, **open_inputs(job.inputs, job.example.images, fetched)})
 
 
 def diffusers_class(name: str) -> Any:

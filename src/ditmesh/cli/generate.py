@@ -9,9 +9,10 @@ from typing import Any
 import typer
 
 from ditmesh.cli.flags import takes
-from ditmesh.cli.job import Job, World, prepare
+from ditmesh.cli.job import Job, World, check_launched, prepare
 from ditmesh.cli.options import Options
 from ditmesh.runtime.launch import describe, launch, speak_once
+from ditmesh.runtime.terminal import shown
 
 MODULE = "ditmesh.generate"
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
@@ -35,7 +36,8 @@ def generate(context: typer.Context, **flags: Any) -> None:
 
         print_examples()
         return
-    world = World.read(os.environ)
+    with refusals(World()):
+        world = World.read(os.environ)
     with refusals(world):
         job = prepare(options, world)
     if job.layout.world_size > 1 and not world.launched:
@@ -50,7 +52,7 @@ def refusals(world: World) -> Iterator[None]:
         yield
     except ValueError as error:
         if world.rank == 0:
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"Error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from error
 
 
@@ -62,15 +64,17 @@ def failures(world: World) -> Iterator[None]:
     except ValueError as error:
         if world.size > 1:
             raise
-        print(f"Error: {describe(error)}", file=sys.stderr)
+        print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
         raise typer.Exit(FAILED) from error
 
 
 def start_ranks(job: Job, world: World, arguments: Sequence[str]) -> int:
-    from ditmesh.cli.devices import check_devices
+    from ditmesh.cli.devices import check_bearable, check_devices
 
     with refusals(world):
         check_devices(job, job.layout.world_size)
+        if not job.options.oversubscribe:
+            check_bearable(job.layout, job.layout.world_size, job.model)
     return launch(MODULE, arguments, job.layout.world_size)
 
 
@@ -85,7 +89,9 @@ def be_a_rank(job: Job, world: World) -> int:
 
     with refusals(world):
         check_devices(job, world.ranks_here)
-        job = check_job(job)
+        job = check_job(job, world)
+    with refusals(World()):  # whichever rank this takes itself for
+        check_launched(os.environ)
     keep_quiet(world.rank == 0)
     with failures(world):
         return run(job, world)

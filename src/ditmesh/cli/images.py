@@ -1,9 +1,12 @@
 """The images that go into a call: found before anything is loaded, opened before the pipeline is."""
 
-import urllib.error
+import struct
+import threading
 import urllib.request
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +17,21 @@ from ditmesh.cli.options import Options
 if TYPE_CHECKING:
     from PIL import Image
 
-SECONDS_TO_FETCH = 60
+    from ditmesh.cli.job import World
+
+SECONDS_TO_FETCH, BYTES_TO_FETCH = 30, 64 * 2**20
+BYTES_IN_STORE = 2**20  # at once: torch's store refuses values of more than 8 MiB
 WEB = ("http://", "https://")
+HANDLERS = (  # urllib's own but those of ftp, file and data
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.UnknownHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+)
+NOTHING: Mapping[str, bytes] = {}
 
 
 @dataclass(frozen=True)
@@ -64,18 +80,45 @@ def _split(given: Sequence[str]) -> list[str]:
     return paths
 
 
-def open_inputs(inputs: Inputs, takes: Images | None) -> dict[str, Any]:
+def fetch_for_all(inputs: Inputs, world: "World") -> dict[str, bytes]:
+    """What is at each URL: rank 0 fetches it, and the others get it through the job's store."""
+    urls = dict.fromkeys(path for path in (*inputs.images, inputs.mask or "") if path.startswith(WEB))
+    if world.size == 1 or not urls:
+        return {url: fetch_url(url) for url in urls}
+    from ditmesh.batch.work_list import job_store  # with it comes torch
+
+    store, fetched = job_store(), {}
+    for number, url in enumerate(urls):
+        key = f"image/{number}"
+        if world.rank == 0:
+            fetched[url] = fetch_url(url)
+            parts = range(0, len(fetched[url]), BYTES_IN_STORE)
+            for part, at in enumerate(parts):
+                store.set(f"{key}/{part}", fetched[url][at : at + BYTES_IN_STORE])
+            store.set(key, str(len(parts)))
+        else:
+            fetched[url] = b"".join(store.get(f"{key}/{part}") for part in range(int(store.get(key))))
+    store.set(f"images/{world.rank}", "here")
+    if world.rank == 0:
+        store.wait([f"images/{rank}" for rank in range(world.size)])  # the store may be held by this process
+    return fetched
+
+
+def open_inputs(inputs: Inputs, takes: Images | None, fetched: Mapping[str, bytes] = NOTHING) -> dict[str, Any]:
     """The images as arguments of the call.
+
+    Args:
+        fetched: what is at the URLs; what is not among it is fetched.
 
     Raises:
         ValueError: one cannot be fetched, or is no image.
     """
     if takes is None:
         return {}
-    images = [_resized(_open(path).convert(takes.mode), inputs) for path in inputs.images]
+    images = [_resized(_open(path, takes.mode, fetched), inputs) for path in inputs.images]
     arguments: dict[str, Any] = {takes.image: images if takes.many else images[0]} if images else {}
     if takes.mask and inputs.mask:
-        arguments[takes.mask] = _resized(_open(inputs.mask).convert("L"), inputs)
+        arguments[takes.mask] = _resized(_open(inputs.mask, "L", fetched), inputs)
     return arguments
 
 
@@ -88,22 +131,47 @@ def _resized(image: "Image.Image", inputs: Inputs) -> "Image.Image":
     return image.resize((new_width, new_height))
 
 
-def _open(path: str) -> "Image.Image":
+def _open(path: str, mode: str, fetched: Mapping[str, bytes]) -> "Image.Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        image = Image.open(BytesIO(_fetch(path)) if path.startswith(WEB) else Path(path).expanduser())
-        return ImageOps.exif_transpose(image)
+        web = path.startswith(WEB)
+        file = BytesIO(fetched[path] if path in fetched else fetch_url(path)) if web else Path(path).expanduser()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return ImageOps.exif_transpose(Image.open(file)).convert(mode)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow can read; use PNG or JPEG.") from error
-    except OSError as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image {path} is too large: {error}; make it smaller first.") from error
+    except (OSError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError(f"the image {path} cannot be read: {error}") from error
 
 
-def _fetch(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "ditmesh"})
+def fetch_url(url: str) -> bytes:
+    """What is at a URL, by http or https alone, wherever it leads on to.
+
+    Raises:
+        ValueError: it cannot be had, is too large, or takes too long.
+    """
+    got: list[bytes | Exception] = []
+    # In a thread: each read has its own timeout, and one that drips would never end.
+    reader = threading.Thread(target=_read, args=(url, got), daemon=True)
+    reader.start()
+    reader.join(SECONDS_TO_FETCH)
+    answer = got[0] if got else TimeoutError(f"it takes longer than {SECONDS_TO_FETCH} s")
+    if isinstance(answer, bytes) and len(answer) <= BYTES_TO_FETCH:
+        return answer
+    why = f"it has more than {BYTES_TO_FETCH >> 20} MiB" if isinstance(answer, bytes) else answer
+    raise ValueError(f"the image {url} cannot be fetched: {why}; download it, and give the file.")
+
+
+def _read(url: str, got: list[bytes | Exception]) -> None:
+    web = urllib.request.OpenerDirector()
+    for handler in HANDLERS:
+        web.add_handler(handler())
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS_TO_FETCH) as answer:
-            return answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise ValueError(f"the image {url} cannot be fetched: {error}; download it, and give the file.") from error
+        with web.open(urllib.request.Request(url, headers={"User-Agent": "ditmesh"}), None, SECONDS_TO_FETCH) as answer:
+            got.append(answer.read(BYTES_TO_FETCH + 1))
+    except (OSError, HTTPException, ValueError) as error:
+        got.append(error)

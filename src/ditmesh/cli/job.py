@@ -1,7 +1,7 @@
 """Turn flags into a checked job, before anything is loaded or launched."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ditmesh.cli.weights import LoraWeights, Part, find_controlnet, find_lora, f
 
 TEXT_ENCODERS = ("vision_language_encoder",)  # beside text_encoder, text_encoder_2 ...
 CONTROL = "controlnet"
+COUNTS = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")  # beside RANK, what torchrun sets as numbers
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,37 @@ class World:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "World":
-        """Read what torchrun sets."""
-        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        """Read what torchrun sets.
+
+        Raises:
+            ValueError: it is not what torchrun sets.
+        """
+        if "RANK" not in environment:
             return cls()
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local_rank = int(environment.get("LOCAL_RANK", rank))
-        return cls(rank, size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)), launched=True)
+        check_launched(environment, ("WORLD_SIZE",))
+        told = {name: environment[name] for name in ("RANK", *COUNTS) if name in environment}
+        for name, value in told.items():
+            if not value.isascii() or not value.isdigit():
+                raise ValueError(f"{name}={value} is no number of ranks; unset RANK, or start by torchrun.")
+        rank, size = int(told["RANK"]), int(told["WORLD_SIZE"])
+        local_rank, here = int(told.get("LOCAL_RANK", rank)), int(told.get("LOCAL_WORLD_SIZE", size))
+        if not (rank < size and local_rank < here <= size):
+            why = ", ".join(f"{name}={value}" for name, value in told.items())
+            raise ValueError(f"{why} are of no rank that there can be; unset RANK, or start by torchrun.")
+        return cls(rank, size, local_rank, here, launched=True)
+
+
+def check_launched(
+    environment: Mapping[str, str], names: Sequence[str] = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+) -> None:
+    """Refuse a RANK that is not of torchrun, which sets the others too.
+
+    Raises:
+        ValueError: one of the others is missing.
+    """
+    for name in names:
+        if "RANK" in environment and not environment.get(name):
+            raise ValueError(f"RANK is set, as by torchrun, but {name} is not; unset RANK, or start by torchrun.")
 
 
 @dataclass(frozen=True)

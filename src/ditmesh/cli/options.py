@@ -115,6 +115,9 @@ class Options:
         Count, _count(LAYOUT, "First steps that the stages run whole (1).", "--pipeline-warmup-steps")
     ] = None
     nproc: Annotated[Count, _count(LAYOUT, "Ranks to start here, if --parallel leaves it open.", "--nproc")] = None
+    oversubscribe: Annotated[
+        Switch, _option(LAYOUT, "Start more ranks than this machine's cores and memory bear.", "--oversubscribe")
+    ] = False
     parallel_text: Annotated[
         Switch,
         _option(LAYOUT, "Share the text encoders over all ranks too.", "--parallel-text", "--parallel-text-encoder"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import ditmesh
@@ -14,6 +15,7 @@ from ditmesh.cli.caching import Cached
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.example import IMAGE_MASK
 from ditmesh.cli.job import Job
+from ditmesh.runtime.terminal import shown
 
 WIDE = 112  # columns that an example's row needs with its model in it
 
@@ -48,7 +50,7 @@ def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(f"  {name}", str(value))
+        table.add_row(f"  {name}", escape(shown(value, lines=True)))
     console.print(title, style="bold")
     console.print(table)
 
@@ -147,4 +149,4 @@ def print_memory(console: Console, title: str, ranks: Sequence[Mapping[str, int]
 
 def print_files(console: Console, paths: Sequence[Path]) -> None:
     for path in paths:
-        console.print(f"saved {path}", soft_wrap=True, highlight=False)
+        console.print(f"saved {shown(path)}", soft_wrap=True, markup=False, highlight=False)

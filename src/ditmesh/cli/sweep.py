@@ -20,6 +20,7 @@ from ditmesh.cli.drawn import Drawn, draw
 from ditmesh.cli.job import Job, World
 from ditmesh.cli.load import load, place
 from ditmesh.cli.summary import cache_tag
+from ditmesh.runtime.terminal import shown
 
 CacheStats = Any  # of ditmesh.summary
 GOOD = 30.0  # dB
@@ -101,7 +102,7 @@ def measure(job: Job, thresholds: Sequence[float], forecasts: Sequence[str], rou
     console.print(table(points, job, name_of(device)))
     console.print(f"\n{best(points)}", soft_wrap=True)
     plot(points, f"{job.example.name}, {job.call.get('num_inference_steps')} steps", path)
-    console.print(f"saved {path}", soft_wrap=True)
+    console.print(f"saved {shown(path)}", soft_wrap=True, markup=False)
 
 
 def _cache(job: Job, point: Point) -> Cached:

@@ -9,11 +9,12 @@ import typer
 
 from ditmesh.cli.flags import takes
 from ditmesh.cli.generate import FAILED, failures, refusals
-from ditmesh.cli.job import World
+from ditmesh.cli.job import World, check_launched
 from ditmesh.cli.t2i_job import BatchJob, prepare
 from ditmesh.cli.t2i_options import BatchOptions
 from ditmesh.runtime.launch import launch, speak_once
 from ditmesh.runtime.machines import Nodes
+from ditmesh.runtime.terminal import shown
 
 MODULE, VERB = "ditmesh", "t2i"
 SHOW_CURSOR = "\x1b[?25h"
@@ -30,7 +31,8 @@ def t2i(context: typer.Context, **flags: Any) -> None:
     The variables DG_XDIT_ULYSSES_DEGREE ... mean the same; a flag goes before its variable.
     Exit codes: 0 all drawn, 1 some rows were not, 2 wrong usage, 130 interrupted.
     """
-    world = World.read(os.environ)
+    with refusals(World()):
+        world = World.read(os.environ)
     options = BatchOptions(**flags)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
@@ -47,12 +49,15 @@ def t2i(context: typer.Context, **flags: Any) -> None:
 
 
 def start_ranks(job: BatchJob, arguments: Sequence[str]) -> int:
+    from ditmesh.cli.devices import check_bearable
     from ditmesh.cli.t2i_checks import check_devices, job_facts
 
     meeting = job.meeting
     nodes = None if meeting.nodes == 1 else Nodes(meeting.nodes, meeting.node, meeting.host, meeting.port)
     with refusals(World()):
         check_devices(job, job.ranks_here)
+        if not job.options.oversubscribe:
+            check_bearable(job.layout, job.ranks_here, job.model)
         code = launch(MODULE, [VERB, *arguments], job.ranks_here, nodes, job_facts(job) if nodes else {})
     if code > FAILED:
         if sys.stderr.isatty():
@@ -69,7 +74,7 @@ def say_what_is_kept(job: BatchJob) -> None:
     if manifest.exists():
         with manifest.open("rb") as file:
             count = sum(1 for _ in file)
-        print(f"{count} finished pictures are in {job.options.output_dir}; the same command goes on from there.")
+        print(f"{count} finished pictures are in {shown(job.options.output_dir)}; the same command goes on from there.")
 
 
 def be_a_rank(job: BatchJob, world: World) -> int:
@@ -85,6 +90,8 @@ def be_a_rank(job: BatchJob, world: World) -> int:
     with refusals(world):
         check_devices(job, world.ranks_here)
         takes = check_call(job)
+    with refusals(World()):
+        check_launched(os.environ)
     keep_quiet(world.rank == 0)
     with failures(world):
         code = run(job, world, takes, job_store())

@@ -88,6 +88,8 @@ def prepare(options: BatchOptions, world: World, environment: Mapping[str, str] 
     if options.torch_dtype not in (None, *DTYPES):
         raise ValueError(f"--torch_dtype {options.torch_dtype} is none of {', '.join(DTYPES)}.")
     check_folder(options.output_dir)
+    if options.log_dir is not None:
+        check_folder(options.log_dir, "--log_dir")
     if layout.dp_size > 1 and options.data_parallel_degree is None and options.num_gpus is not None:
         notes.append(f"{options.num_gpus} ranks make the layout {layout}")
     if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):
@@ -233,10 +235,10 @@ def choose_prompt(options: BatchOptions, example: Example, notes: list[str]) -> 
     return example.prompt
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse an output folder that nothing can be written to."""
+def check_folder(folder: Path, flag: str = "--output_dir") -> None:
+    """Refuse a folder that nothing can be written to."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ValueError(f"--output_dir {folder}: {there} is a file, not a folder; choose another place.")
+        raise ValueError(f"{flag} {folder}: {there} is a file, not a folder; choose another place.")
     if not os.access(there, os.W_OK):
-        raise ValueError(f"--output_dir {folder}: no permission to write {there}; choose another place.")
+        raise ValueError(f"{flag} {folder}: no permission to write {there}; choose another place.")

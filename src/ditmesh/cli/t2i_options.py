@@ -88,6 +88,9 @@ class BatchOptions:
     ] = None
     num_pipeline_patch: Annotated[Count, _count(LAYOUT, "Patches in the pipeline.", "--num_pipeline_patch")] = None
     warmup_steps: Annotated[Count, _count(LAYOUT, "First steps of a pipeline.", "--warmup_steps", low=0)] = None
+    oversubscribe: Annotated[
+        Switch, _option(LAYOUT, "Start more ranks than this machine's cores and memory bear.", "--oversubscribe")
+    ] = False
 
     optimize: Annotated[
         Text, _text(SPEED, "By commas: compile, vae_slicing, vae_tiling, cpu_offload, flash ...", "--optimize")

@@ -23,9 +23,10 @@ from ditmesh.batch.work_list import Place, WorkList
 from ditmesh.cli.checks import diffusers_class
 from ditmesh.cli.devices import device_of
 from ditmesh.cli.job import World
-from ditmesh.cli.load import path
+from ditmesh.cli.load import path, told_in_a_line
 from ditmesh.cli.t2i_job import BatchJob
 from ditmesh.config import describe_groups
+from ditmesh.runtime.terminal import shown
 
 
 def check_call(job: BatchJob) -> Container[str]:
@@ -128,10 +129,8 @@ def load(job: BatchJob, dtype: torch.dtype, device: torch.device) -> Any:
     asked = job.optimizations
     if asked.tf32:
         torch.set_float32_matmul_precision("high")
-    try:
+    with told_in_a_line(job.model):
         pipe = diffusers_class(job.facts.class_name).from_pretrained(path(job.model), dtype=dtype)
-    except ImportError as error:
-        raise ValueError(f"{job.model} cannot be loaded: {error}") from error
     if asked.vae_tiling:
         pipe.vae.enable_tiling()
     if asked.vae_slicing:
@@ -187,22 +186,22 @@ def tell_job(job: BatchJob, console: Console, device: torch.device) -> None:
     if job.options.prompts_file is not None and (unused := unused_columns(read_rows(job.options.prompts_file))):
         lines.append(f"note: of {job.options.prompts_file} these columns are not used: {', '.join(unused)}")
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(shown(line), soft_wrap=True, markup=False)
         logging.getLogger("ditmesh").info(line)
 
 
 def tell_end(order: Order, tally: Tally, manifest: Manifest) -> int:
     """Say what was made and what was not; the exit code."""
-    shown = show_all(order.folder)
+    sheets = show_all(order.folder)
     kept = f", {tally.kept} kept" if tally.kept else ""
-    print(f"{_count(tally.drawn, 'picture')} drawn{kept}: {manifest.path}")
-    for made in shown:
-        print(f"saved {made}")
+    print(f"{_count(tally.drawn, 'picture')} drawn{kept}: {shown(manifest.path)}")
+    for made in sheets:
+        print(f"saved {shown(made)}")
     if tally.is_whole:
         return 0
     lacking = [_count(tally.bad_rows, "bad row")] if tally.bad_rows else []
     lacking += [f"{_count(tally.failed, 'picture')} failed"] if tally.failed else []
-    print(f"{' and '.join(lacking)}: {order.folder / FAILURES}", file=sys.stderr)
+    print(f"{' and '.join(lacking)}: {shown(order.folder / FAILURES)}", file=sys.stderr)
     return 1
 
 

@@ -4,15 +4,27 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from ditmesh.config.cache import CALIBRATORS, CalibratorConfig, DBCacheConfig
+from ditmesh.config.cache import CALIBRATORS, CacheType, CalibratorConfig, DBCacheConfig
 from ditmesh.config.parallelism import AXES, ParallelismConfig
 from ditmesh.config.steps import steps_mask
 from ditmesh.config.words import suggest
 
 SECTIONS = ("cache_config", "calibrator_config", "parallelism_config", "attention_backend")
 SIZES = tuple(f"{axis}_size" for axis in AXES)
+# Of a field's type, the types of its values in a file, in words too. What is not here fits anything.
+FITTING: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a name"),
+    CacheType: ((str, CacheType), "a name"),
+    tuple: ((tuple, list), "a list"),
+    Mapping: ((dict,), "a section of fields"),
+    type(None): ((type(None),), "null"),
+}
 
 
 def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int | None = None) -> dict[str, Any]:
@@ -28,8 +40,10 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int |
         ValueError: a section, field or value that does not exist.
     """
     sections = path_or_dict if isinstance(path_or_dict, Mapping) else _read(Path(path_or_dict))
-    for name in sections:
-        if name not in SECTIONS:
+    for name, section in sections.items():
+        if name in SECTIONS:
+            _check_types(name, section)
+        else:
             raise ValueError(f"there is no section {name!r}; {suggest(str(name), SECTIONS)}")
     configs: dict[str, Any] = {}
     if (cache := sections.get("cache_config")) is not None:
@@ -41,6 +55,29 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int |
     if (kernel := sections.get("attention_backend")) is not None:
         configs["attention_backend"] = kernel
     return configs
+
+
+def _check_types(section: str, given: Any) -> None:
+    """Refuse a value of another type than its field's; a field that does not exist is refused later."""
+    if (section == "attention_backend" and isinstance(given, str | None)) or given is None:
+        return
+    if section == "attention_backend":
+        raise ValueError(f"{section}: {given!r} is no name of a kernel; write {section}: native.")
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{section}: {given!r} has no fields; write each as name: value, on a line of its own.")
+    types: dict[str, Any] = dict.fromkeys([f"enable_{name}" for name in CALIBRATORS], bool)
+    for kind in (ParallelismConfig,) if section.startswith("parallel") else (*CALIBRATORS.values(), DBCacheConfig):
+        types |= get_type_hints(kind)
+    types |= dict.fromkeys(SIZES, int | str | None) | {"steps_computation_mask": tuple | str | None}
+    for name, value in given.items():
+        asked = types.get(name, Any)
+        choices = [get_origin(one) or one for one in (get_args(asked) if isinstance(asked, UnionType) else (asked,))]
+        fitting = [FITTING[kind] for kind in choices if kind in FITTING]
+        if len(fitting) == len(choices) and not any(type(value) in kinds for kinds, _ in fitting):
+            what = " or ".join(dict.fromkeys(words for _, words in fitting))
+            raise ValueError(f"{section}: {name} is {value!r}, where {what} belongs.")
+        if name == "parallel_kwargs":
+            _check_types(name, value)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
