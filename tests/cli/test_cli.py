@@ -194,36 +194,6 @@ def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
         assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
 
 
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"RANK": "1"}, "WORLD_SIZE is not; unset RANK"),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, "MASTER_ADDR is not; unset RANK"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one is no number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2 are of no rank"),
-    ],
-    ids=["alone", "nowhere", "no number", "too high"],
-)
-def test_a_stray_rank_is_named(refused, weightless, monkeypatch, environment, words):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    (line,) = refused("flux", "--model-path", weightless, "--parallel", "tp2")
-    assert words in line
-
-
-def test_more_ranks_than_a_machine_bears_are_refused(refused, weightless, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("ditmesh.cli.devices.cores", lambda: 2)
-    asked = ("flux", "--model-path", weightless, "--parallel", "ring17")
-    (line,) = refused(*asked)
-    assert "starts 17 ranks on this machine, and its 2 CPU cores bear 16" in line
-    check_bearable(ParallelismConfig(ring_size=16), 16, weightless)
-    with (Path(weightless) / "large.safetensors").open("wb") as file:
-        file.truncate(2**50)  # takes no room on the disk
-    with pytest.raises(ValueError, match=r"the 1048576\.0 GiB of weights of .* 4 times"):
-        check_bearable(ParallelismConfig(ring_size=4, tp_size=2), 8, weightless)
-
-
 def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, monkeypatch):
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))

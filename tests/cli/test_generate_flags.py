@@ -1,6 +1,8 @@
 """The flags that change what is loaded, what goes in and what comes out: each changes exactly that."""
 
 import http.server
+import json
+import shutil
 import subprocess
 import threading
 from functools import partial
@@ -144,6 +146,26 @@ def test_a_film_keeps_its_sound(root, tmp_path):
     assert "Audio: aac" in told
     assert "24000 Hz, stereo" in told
     assert "Duration: 00:00:01" in told
+
+
+@pytest.mark.parametrize("damage", ["cut off", "garbage", "missing", "other shapes"])
+def test_damaged_weights_are_told_in_a_line(damage, flux, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(flux, broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "garbage":
+        weights.write_bytes(b"x" * 1000)
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        config = json.loads((broken / "transformer" / "config.json").read_text())
+        config["joint_attention_dim"] *= 2
+        (broken / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"broken cannot be loaded: .*download or save them again") as refused:
+        load(job_of("flux", str(broken)), torch.float32)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture

@@ -139,7 +139,8 @@ def _open(path: str, mode: str, fetched: Mapping[str, bytes]) -> "Image.Image":
         file = BytesIO(fetched[path] if path in fetched else fetch_url(path)) if web else Path(path).expanduser()
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return ImageOps.exif_transpose(Image.open(file)).convert(mode)
+            with Image.open(file) as image:
+                return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow can read; use PNG or JPEG.") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
