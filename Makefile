@@ -4,9 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # An unpinned torch brings gigabytes of CUDA libraries along: always install under the constraints.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python $(INSTALL) -c constraints.txt
+# `make upstream TORCH=torch` takes the newest torch too.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+NEWEST := build/upstream
 
-.PHONY: demo test lint types pytest format docs clean
+.PHONY: demo test quick lint types pytest upstream format docs clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -14,6 +18,13 @@ demo: $(VENV)/.installed
 	@echo "The picture: $(CURDIR)/demo.png"
 
 test: lint types pytest
+
+# Two files of tests at a time: most ranks wait for each other half of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every test function that takes no more than a moment, on the first and the last of its cases.
+quick: $(VENV)/.installed-dev
+	$(PYTEST) -q --quick
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -23,7 +34,11 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+# The seam's own tests on the newest releases of what it leans on: a name that changed there is one red line here.
+upstream: $(NEWEST)/.installed
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q tests/upstream
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
@@ -47,4 +62,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP_INSTALL) -e '.[docs]'
+	touch $@
+
+# Not pyproject's bounds, which keep users from what has not been tried.
+$(NEWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(INSTALL) '$(TORCH)'
+	$(NEWEST)/bin/python $(INSTALL) --upgrade diffusers transformers peft accelerate safetensors huggingface_hub
+	$(NEWEST)/bin/python $(INSTALL) ftfy sentencepiece protobuf imageio imageio-ffmpeg scikit-image typer pydantic pyyaml
+	$(NEWEST)/bin/python $(INSTALL) pytest pytest-timeout hypothesis
+	$(NEWEST)/bin/python $(INSTALL) --no-deps -e .
 	touch $@

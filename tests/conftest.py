@@ -59,9 +59,18 @@ def generate(monkeypatch, tmp_path, capsys):
     transformers_logging.enable_progress_bar()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="two cases of each test that is not marked slow")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a GPU its tests are not there, rather than skipped; nothing is proven by them alone."""
-    if not torch.cuda.is_available():
-        gpu = [item for item in items if item.get_closest_marker("gpu")]
-        config.hook.pytest_deselected(items=gpu)
-        items[:] = [item for item in items if item not in gpu]
+    left_out = [] if torch.cuda.is_available() else [item for item in items if item.get_closest_marker("gpu")]
+    if config.getoption("--quick"):
+        cases: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        left_out += [item for same in cases.values() for item in same[1:-1]]
+        left_out += [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=list(dict.fromkeys(left_out)))
+    items[:] = [item for item in items if item not in set(left_out)]

@@ -13,6 +13,8 @@ from ditmesh import ParallelismConfig
 from tests.ranks import Ranks
 from tests.transformers import SHAPES, build, forward, relative_error
 
+pytestmark = pytest.mark.slow
+
 
 def steps(name: str, layout: str | None, order: str = "after", **options: Any) -> list[Tensor]:
     """What a model makes of three steps; only the first may compile."""

@@ -26,6 +26,8 @@ from tests.api import seeds
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-5  # of pixels in [0, 1], after guidance and a random VAE
 # What stands for the dots: the second of two steps is cached, whatever it holds, or none is.
 CACHES = {"cached": "Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=1.0"}

@@ -235,6 +235,7 @@ def test_a_modifier_changes_what_it_is_given_in_its_own_list() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.slow
 def test_a_compiled_model_equals_the_plain_one_and_is_compiled_once() -> None:
     from torch._dynamo.utils import counters
 

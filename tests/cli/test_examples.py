@@ -15,6 +15,8 @@ from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.examples.example import Example
 from tests.tiny import TINY, call_kwargs, tiny_path
 
+pytestmark = pytest.mark.slow
+
 FLAGS = {"prompt": "--prompt", "height": "--height", "width": "--width", "num_inference_steps": "--steps"}
 
 

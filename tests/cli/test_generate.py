@@ -18,6 +18,8 @@ from ditmesh.cli import memory, output, verify
 from tests.tiny import tiny_path
 from tests.upstream.lora import save_lora
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--height", "48", "--width", "80", "--steps", "2", "--warmup", "0"]
 
 

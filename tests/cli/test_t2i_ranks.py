@@ -30,6 +30,8 @@ from tests.batch.factory import (
 )
 from tests.tiny import tiny_path
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "batch.md").read_text("utf-8")
 DEMO = Path(ditmesh.__file__).parent / "demo_model"
 PROMPTS = ["a red dog", "a cat, asleep", "two birds on a wire"]

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import typer
 
+import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.checks import check_layout
 from ditmesh.cli.app import app
 from ditmesh.config import AXES, WORDS
+from tests.docs.pages import PRINTED
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {path.name: path.read_text("utf-8") for path in sorted(DOCS.glob("*.md"))}
@@ -101,3 +103,21 @@ def test_every_link_leads_somewhere() -> None:
     for name, text in PAGES.items():
         for target in re.findall(r"\]\(([^)#]+)", text):
             assert target.startswith("https://") or (DOCS / target).is_file(), (name, target)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_printed_page_is_what_is_printed_now(name: str) -> None:
+    assert PAGES[name] == PRINTED[name](), "run python -m tests.docs.pages"
+
+
+def test_every_spelling_of_every_flag_is_on_some_page() -> None:
+    text = "\n".join(PAGES.values())
+    verbs = typer.main.get_command(app).commands.values()
+    flags = [name for verb in verbs for option in verb.params for name in _spellings(option) if name.startswith("-")]
+    assert len(flags) > 100
+    assert [flag for flag in flags if f"`{flag}`" not in text] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = set(re.findall(r"^::: ditmesh\.(\S+)", PAGES["reference.md"], re.MULTILINE))
+    assert shown == {name for name in ditmesh.__all__ if name != "__version__"}

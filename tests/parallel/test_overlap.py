@@ -35,6 +35,8 @@ from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
 from tests.transformers import relative_error
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("flux", "flux2", "qwen_image", "chroma")  # that take and return latents token by token
 # All stages wait for each other when a step is whole, and at the end: for who has which promise, and for the last two.
 AT_LEAST = 3

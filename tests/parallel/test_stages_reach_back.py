@@ -22,6 +22,8 @@ from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
 from tests.transformers import relative_error, serial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("ends", "sent"),

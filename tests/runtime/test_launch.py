@@ -15,6 +15,8 @@ import pytest
 import ditmesh
 from ditmesh.runtime import launch
 
+pytestmark = pytest.mark.slow
+
 RANKS = 2
 START = "import sys; from ditmesh.runtime.launch import launch; sys.exit(launch(sys.argv[1], sys.argv[2:], {nproc}))"
 VICTIM = """

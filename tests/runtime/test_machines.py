@@ -14,6 +14,8 @@ import ditmesh
 from tests.batch.factory import SMALL, draw, manifest, pictures
 from tests.tiny import tiny_path
 
+pytestmark = pytest.mark.slow
+
 START = """
 import sys
 from ditmesh.runtime.launch import launch
