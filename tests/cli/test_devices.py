@@ -18,9 +18,12 @@ from ditmesh.cli.job import World, check_launched
     ids=["alone", "nowhere", "no number", "too high"],
 )
 def test_a_stray_rank_is_named(environment, words):
-    with pytest.raises(ValueError, match=words):
+    def read():
         World.read(environment)
         check_launched(environment)
+
+    with pytest.raises(ValueError, match=words):
+        read()
 
 
 def test_more_ranks_than_a_machine_bears_are_refused(tmp_path, monkeypatch):
