@@ -10,6 +10,7 @@ from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 from ditmesh.cli.examples.example import Example, Images
 from ditmesh.cli.options import Options
@@ -175,4 +176,6 @@ def _read(url: str, got: list[bytes | Exception]) -> None:
         with web.open(urllib.request.Request(url, headers={"User-Agent": "ditmesh"}), None, SECONDS_TO_FETCH) as answer:
             got.append(answer.read(BYTES_TO_FETCH + 1))
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         got.append(error)
