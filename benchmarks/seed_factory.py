@@ -51,7 +51,7 @@ def run(world: int, arguments: list[str]) -> float:
 
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     context, began = mp.get_context("forkserver"), time.perf_counter()
-    context.set_forkserver_preload(["ditmesh.cli.t2i_run", "diffusers.pipelines.flux.pipeline_flux"])
+    context.set_forkserver_preload(["ditmesh.cli.t2i.run", "diffusers.pipelines.flux.pipeline_flux"])
     ranks = [context.Process(target=be_rank, args=(rank, world, store.port, arguments)) for rank in range(world)]
     for process in ranks:
         process.start()

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from tests.cases import CASES, variants
 
 Inputs = dict[str, Any]

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
@@ -37,17 +36,19 @@ from ditmesh.pipeline import (
     extra_modules,
     unpack,
 )
-from ditmesh.runtime.mesh import Mesh, build_mesh, forward_mesh, leave_ranks, replica_mesh
+from ditmesh.runtime.gang import Gang
+from ditmesh.runtime.mesh import Axis, Mesh, build_mesh, forward_mesh, leave_ranks, patience, replica_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand
-from ditmesh.upstream.request import watch_pipeline
+from ditmesh.upstream.request import Requests
 
 __all__ = [
     "BlockAdapter",
     "ForwardPattern",
     "disable_cache",
     "enable_cache",
+    "kept_whole",
     "leave_ranks",
     "refresh_context",
     "strify",
@@ -56,6 +57,7 @@ __all__ = [
 
 Pipeline = TypeVar("Pipeline")
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
+WHOLE = "_ditmesh_kept_whole"  # and what every rank keeps whole of its pipeline's extra modules
 
 
 def enable_cache(
@@ -89,17 +91,18 @@ def enable_cache(
         ValueError: a layout the model or the number of ranks cannot run, a cache that does not fit its blocks, a kernel
             that cannot do what the layout needs, or a pipeline that is enabled already. Nothing has been changed then.
     """
-    if cache_config is None and parallelism_config is None and attention_backend is None:
+    if not any((cache_config, parallelism_config, attention_backend)):
         cache_config = DBCacheConfig()
     parallelism = parallelism_config or ParallelismConfig()
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
     _check(plan, None if parallelism_config is None else _world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        whole = _apply(plan, caching, _mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
-        vars(module)[STATE] = steps
+        vars(module).update({STATE: steps, WHOLE: whole})
+        steps.callback(vars(module).pop, WHOLE)
         steps.callback(vars(module).pop, STATE)
     return pipe_or_adapter
 
@@ -117,6 +120,11 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
         check_present(model)
     vars(models[0])[STATE].close()
     return pipe_or_adapter
+
+
+def kept_whole(pipe_or_adapter: Any) -> list[str]:
+    """What every rank keeps whole of the text encoders an enabled pipeline shares: a line each, with the reason."""
+    return list(vars(unpack(pipe_or_adapter)[1][0][0]).get(WHOLE, ()))
 
 
 @dataclass(frozen=True)
@@ -173,21 +181,31 @@ def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
         check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
-def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> None:
-    """Every step, inside out."""
+def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> list[str]:
+    """Every step, inside out; returns what every rank keeps whole."""
     sizes = plan.parallelism.sizes
+    requests = _requests(plan, mesh, undo)
     if mesh is not None and sizes["tp"] > 1:
         _shard_weights(plan, mesh, undo)
     sequences = _sequences(plan, mesh)
     _cut_sequences(plan, sequences, undo)
     if caching is not None:
-        caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), undo)
+        caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), requests, undo)
     if mesh is not None and sizes["pp"] > 1:
-        _split_stages(plan, sequences, mesh, undo)
+        _split_stages(plan, sequences, mesh, requests, undo)
     if mesh is not None and sizes["cfg"] > 1:
-        _share_guidance(plan, mesh, undo)
+        _share_guidance(plan, mesh, requests, undo)
     if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
-        _share_extras(plan.extras, replica_mesh(mesh), undo)
+        return _share_extras(plan.extras, replica_mesh(mesh), undo)
+    return []
+
+
+def _requests(plan: Plan, mesh: Mesh | None, undo: ExitStack) -> Requests | None:
+    """The requests of the pipeline, which its ranks go through in step; a transformer by itself has none."""
+    if isinstance(plan.pipe, nn.Module):
+        return None
+    gang = Gang(mesh) if mesh is not None and plan.parallelism.world_size > plan.parallelism.dp_size else None
+    return Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), gang, undo)
 
 
 def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
@@ -227,33 +245,36 @@ def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack)
             undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
 
 
-def _split_stages(plan: Plan, sequences: Sequence[ShardedSequence | None], mesh: Mesh, undo: ExitStack) -> None:
+def _split_stages(
+    plan: Plan, sequences: Sequence[ShardedSequence | None], mesh: Mesh, requests: Requests | None, undo: ExitStack
+) -> None:
     fusions = []
     for (model, spec), sequence in zip(plan.transformers, sequences, strict=False):
         patches = sequence if isinstance(sequence, Patches) else None
-        fusions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, undo))
-    if isinstance(plan.pipe, nn.Module):
-        return
-    watch_pipeline(plan.pipe, [fusion.session for fusion in fusions], undo)
-    if len(fusions) == 1 and mesh["cfg"].size() == 1:  # else there is more between a transformer and the scheduler
-        apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, undo)
+        fusions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, requests, undo))
+    # Where there are two of them, or two branches, there is more between a transformer and the scheduler.
+    if requests is not None and len(fusions) == 1 and mesh["cfg"].size() == 1:
+        apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, requests, undo)
 
 
-def _share_guidance(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
+def _share_guidance(plan: Plan, mesh: Mesh, requests: Requests | None, undo: ExitStack) -> None:
     guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
     for (model, _), guidance in zip(plan.transformers, guidances, strict=True):
         halve(model, lambda guidance=guidance: replica_mesh(mesh) if guidance.in_halves else None)
-    if not isinstance(plan.pipe, nn.Module):
-        watch_guidance(plan.pipe, guidances, undo)
+    if requests is not None:
+        watch_guidance(requests, guidances)
 
 
-def _share_extras(extras: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
+def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> list[str]:
+    whole: list[str] = []
     for module in extras:
         if isinstance(module, PreTrainedModel):
-            for whole in apply_text_encoder_parallel(module, mesh, undo):
-                logging.getLogger("ditmesh").info("every rank keeps the whole of %s", whole)
+            whole += apply_text_encoder_parallel(module, mesh, undo)
         elif not controlnets(module):
             apply_vae_parallel(module, mesh, undo)
+    for line in whole:
+        logging.getLogger("ditmesh").info("every rank keeps the whole of %s", line)
+    return whole
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:
@@ -279,5 +300,5 @@ def _mesh(parallelism: ParallelismConfig) -> Mesh:
     if not dist.is_initialized():
         if device_type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=patience())
     return build_mesh(parallelism, device_type)

@@ -131,6 +131,14 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class Same:
+    """A fact of an argument that a model asks of all samples of a batch at once, so that both halves have to agree."""
+
+    of: Callable[[Any], Any]
+    why: str
+
+
+@dataclass(frozen=True)
 class Gather:
     """Put the shards of ``stream`` together again along dimension ``dim`` of a tensor, or of each in a list.
 
@@ -160,6 +168,11 @@ class Attention:
     keys: tuple[str, ...] | None = None
     names_backend: bool = False
 
+    @property
+    def processors(self) -> tuple[str, ...]:
+        """The names of all of them."""
+        return (self.processor,) if isinstance(self.processor, str) else self.processor
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -186,9 +199,12 @@ class ModelSpec:
         kv_heads: the config key that holds the number of key and value heads, where they may be fewer.
         controls: the class name of the transformer that a ControlNet is for; empty for a transformer.
         batch_dims: argument -> the dimension that runs over the batch where it is not the first one, None where none
-            does, or why a batch with it cannot be halved.
+            does or the first sample's holds for all, ``Same``, or why a batch with it cannot be halved.
         memories: argument that keeps keys and values for later calls -> whether a call with it does, or only reads
             them; such a call belongs to no branch of guidance.
+        tokenwise: the argument with the latents [B, S, C], if token i of the output, and of the stream that goes
+            through the blocks, is made of token i of the latents alone, but for what the blocks do; empty where the
+            latents are no tokens, or something else mixes them. PipeFusion's stages then overlap across steps.
     """
 
     transformer: str
@@ -204,8 +220,9 @@ class ModelSpec:
     width: str = ""
     kv_heads: str = ""
     controls: str = ""
-    batch_dims: Mapping[str, int | Refuse | None] = field(default_factory=dict)
+    batch_dims: Mapping[str, int | Refuse | Same | None] = field(default_factory=dict)
     memories: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    tokenwise: str = ""
 
     def count_heads(self, config: Mapping[str, Any]) -> int:
         """The number of attention heads of a model of this configuration."""

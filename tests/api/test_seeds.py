@@ -18,10 +18,11 @@ from diffusers import DiffusionPipeline
 import ditmesh
 from ditmesh import DBCacheConfig
 from ditmesh.cli import app
-from ditmesh.cli.drawn import draw
-from ditmesh.cli.job import World, prepare
-from ditmesh.cli.load import share_out
-from ditmesh.cli.options import Options
+from ditmesh.cli.generate.job import describe_job
+from ditmesh.cli.generate.options import Options
+from ditmesh.job.draw import draw
+from ditmesh.job.load import share_out
+from ditmesh.runtime.world import World
 from tests.api import seeds
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
@@ -138,7 +139,7 @@ def with_small(arguments: list[str], model: Path) -> list[str]:
 
 def job_of(arguments: list[str], world: World) -> Any:
     command = typer.main.get_command(app.app).commands["generate"]
-    return prepare(Options(**command.make_context("generate", list(arguments)).params), world)
+    return describe_job(Options(**command.make_context("generate", list(arguments)).params), world)
 
 
 def run_commands(lines: list[list[str]], model: Path) -> list[tuple[str, bool, np.ndarray]]:

@@ -17,18 +17,18 @@ SMALL = ["--height", "32", "--width", "48", "--num_inference_steps", "1"]
 
 
 def parse(arguments, environment, rank=0, size=1):
-    """The job of a command line, as one of the ranks makes it."""
+    """The batch of a command line, as one of the ranks makes it."""
     from typer.main import get_command
 
     from ditmesh.cli.app import app
-    from ditmesh.cli.job import World
-    from ditmesh.cli.t2i_job import prepare
-    from ditmesh.cli.t2i_options import BatchOptions
+    from ditmesh.cli.t2i.job import describe_batch
+    from ditmesh.cli.t2i.options import BatchOptions
+    from ditmesh.runtime.world import World
 
     command = get_command(app).commands["t2i"]
     given = command.make_context("t2i", list(arguments)).params
     world = World(rank, size, rank, size, launched=size > 1)
-    return prepare(BatchOptions(**given), world, environment | {"FLUX_DIR": os.environ["FLUX_DIR"]}), world
+    return describe_batch(BatchOptions(**given), world, environment | {"FLUX_DIR": os.environ["FLUX_DIR"]}), world
 
 
 def draw(arguments, environment, flux, folder, patience=None, victim=None):
@@ -37,7 +37,8 @@ def draw(arguments, environment, flux, folder, patience=None, victim=None):
     from torch.distributed import TCPStore
 
     from ditmesh.batch import drawing
-    from ditmesh.cli import t2i_run
+    from ditmesh.cli.t2i.run import run
+    from ditmesh.job.classes import check_job
 
     os.environ["FLUX_DIR"] = flux
     os.chdir(folder)
@@ -47,13 +48,13 @@ def draw(arguments, environment, flux, folder, patience=None, victim=None):
         port = [free.getsockname()[1]]
     dist.broadcast_object_list(port)
     store = TCPStore("127.0.0.1", port[0], size, rank == 0, wait_for_workers=False)
-    job, world = parse(arguments, environment, rank, size)
+    batch, world = parse(arguments, environment, rank, size)
     before = drawing.draw, drawing.PATIENCE
     try:
         if victim is not None:
             drawing.draw = failing(drawing.draw, *victim)
             drawing.PATIENCE = timedelta(seconds=patience)
-        return t2i_run.run(job, world, t2i_run.check_call(job), store)
+        return run(batch, check_job(batch.job), world, store)
     except ValueError as error:
         return str(error)
     finally:

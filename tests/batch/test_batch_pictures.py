@@ -8,16 +8,13 @@ from hypothesis import strategies as st
 
 from ditmesh.batch.files import read_rows
 from ditmesh.batch.pictures import (
-    PER_IMAGE,
-    PER_ROW,
     Picture,
     Recipe,
     all_pictures,
     batches,
-    check_two_branches,
-    noise_seed,
 )
 from ditmesh.batch.rows import BadRow, GoodRow, check_rows
+from ditmesh.job.call import PER_IMAGE, PER_ROW, check_two_branches, noise_seed
 
 
 def test_an_index_of_its_own_names_a_picture_and_comes_once(tmp_path):

@@ -16,7 +16,8 @@ from ditmesh.batch import sheet
 from ditmesh.batch.clerk import is_among
 from ditmesh.batch.manifest import NAME, Manifest, records
 from ditmesh.batch.pictures import Picture, Recipe
-from ditmesh.batch.writer import encode, remove_unfinished, write
+from ditmesh.batch.writer import remove_unfinished, write
+from ditmesh.job.picture import encode
 
 PIXELS = np.random.default_rng(0).random((5, 7, 3), dtype=np.float32)
 FACTS = {"prompt": "a dög <b>", "seed": 3, "settings": {"height": 5}}

@@ -7,7 +7,7 @@ import torch
 
 import ditmesh
 from ditmesh import DMDCalibratorConfig, ParallelismConfig
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from tests.cache.caching import build_deep, cached, config, oracle, run
 from tests.cases import float32_inside
 from tests.ranks import Ranks

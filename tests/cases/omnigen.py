@@ -18,7 +18,7 @@ def build(
     model = diffusers.OmniGenTransformer2DModel(
         in_channels=4, hidden_size=HEADS * HEAD_DIM, num_attention_heads=HEADS, num_key_value_heads=HEADS,
         intermediate_size=50, num_layers=2, pad_token_id=0, vocab_size=40, time_step_dim=16, pos_embed_max_size=12,
-        rope_scaling={"short_factor": [1.0] * (HEAD_DIM // 2), "long_factor": [1.0] * (HEAD_DIM // 2)},
+        rope_scaling={"short_factor": [1.0] * (HEAD_DIM // 2), "long_factor": [1.1] * (HEAD_DIM // 2)},
     )  # fmt: skip
     tokens = text + 1 + side[0] * side[1]
     mask = torch.ones(tokens, tokens)

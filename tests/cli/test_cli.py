@@ -8,45 +8,13 @@ import time
 
 import pytest
 
-from ditmesh import ParallelismConfig, config
-from ditmesh.cli import main
-from ditmesh.cli.call import call_arguments
+from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import ABSENT, EXAMPLES, find_example, for_pipeline
-from ditmesh.cli.job import World, choose_layout, prepare
-from ditmesh.cli.options import WORDS, Options
-
-
-@pytest.fixture
-def weightless(tmp_path):
-    """A saved FLUX.1 of 8 heads without a single weight: whatever loads it fails."""
-    folder = tmp_path / "weightless"
-    (folder / "transformer").mkdir(parents=True)
-    index = {
-        "_class_name": "FluxPipeline",
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": [None, None],
-        "text_encoder_out_layers": [9, 18],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    (folder / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
-    return str(folder)
-
-
-@pytest.fixture
-def refused(capsys, monkeypatch, tmp_path):
-    """Run `ditmesh generate ...`, which must refuse with exit code 2; return the lines it wrote to stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, code: int = 2) -> list[str]:
-        with pytest.raises(SystemExit) as end:
-            main(["generate", *arguments])
-        assert end.value.code == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        return err.splitlines()
-
-    return run
+from ditmesh.cli.generate.call import call_arguments
+from ditmesh.cli.generate.job import describe_job
+from ditmesh.cli.generate.layout import choose_layout
+from ditmesh.cli.generate.options import Options
+from ditmesh.runtime.world import World
 
 
 def options(**asked) -> Options:
@@ -87,10 +55,6 @@ def test_every_door_lists_the_examples(door):
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in EXAMPLES)
     assert max(map(len, lines)) <= 80
     assert done.stderr == ""
-
-
-def test_the_words_are_those_of_the_config():
-    assert WORDS == config.WORDS
 
 
 @pytest.mark.parametrize(
@@ -187,16 +151,14 @@ def test_a_flag_that_does_not_exist_is_unknown(refused):
     assert "No such option: --quantize" in refused("flux", "--quantize")[-1]
 
 
-def test_only_the_first_rank_speaks(refused, weightless, monkeypatch):
+def test_only_the_first_rank_speaks(refused, weightless, launched):
     for rank, lines in ((0, 1), (1, 0)):
-        for name, value in {"RANK": rank, "WORLD_SIZE": 3, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 3}.items():
-            monkeypatch.setenv(name, str(value))
+        launched(rank, 3)
         assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
 
 
-def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, monkeypatch):
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
-        monkeypatch.setenv(name, str(value))
+def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, launched):
+    launched(0, 2)
     (line,) = refused("flux", "--model-path", weightless, "--parallel", "ring2", "--attn", "sage")
     assert [word for word in ("--attn", "ring_size=2", "log-sum-exp", "use one of native") if word not in line] == []
 
@@ -230,19 +192,19 @@ def test_a_launcher_and_its_ranks_make_the_same_job(weightless):
     asked = options(model_path=weightless, parallel="usp", nproc=4)
     rank = World.read({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
     assert rank == World(rank=3, size=4, local_rank=1, ranks_here=2, launched=True)
-    assert prepare(asked, World()) == prepare(asked, rank)
+    assert describe_job(asked, World()) == describe_job(asked, rank)
 
 
 def test_what_the_user_asks_goes_before_the_example(weightless):
     asked = options(model_path=weightless, prompt="a dog", steps=3, extra_input_kwargs="{'height': 64}", height=32)
-    job = prepare(asked, World())
+    job = describe_job(asked, World())
     assert job.call == {"prompt": "a dog", "height": 64, "width": 1024, "num_inference_steps": 3}
     assert job.asked == {"prompt", "num_inference_steps", "height"}
 
 
 def test_a_variable_names_a_local_copy(weightless, monkeypatch):
     monkeypatch.setenv("FLUX_DIR", weightless)
-    assert prepare(options(), World()).model == weightless
+    assert describe_job(options(), World()).model == weightless
 
 
 def test_an_example_fits_the_pipeline_it_is_given():
@@ -258,7 +220,7 @@ def test_an_example_fits_the_pipeline_it_is_given():
 def test_an_example_calls_its_pipeline_by_arguments_it_has(name):
     import inspect
 
-    from ditmesh.cli.checks import diffusers_class
+    from ditmesh.job.classes import diffusers_class
 
     example = EXAMPLES[name]
     takes = inspect.signature(diffusers_class(example.pipeline).__call__).parameters
@@ -284,7 +246,7 @@ def test_every_sharable_component_is_named_by_its_flag(weightless, tmp_path):
         index[name] = ["transformers", kind]
     (tmp_path / "weightless" / "model_index.json").write_text(json.dumps(index))
     asked = options(model_path=weightless, parallel="tp2", parallel_text=True, parallel_vae=True)
-    shared = prepare(asked, World()).layout.extra_parallel_modules
+    shared = describe_job(asked, World()).layout.extra_parallel_modules
     assert set(shared) == {"text_encoder", "text_encoder_2", "vision_language_encoder", "vae"}
 
 

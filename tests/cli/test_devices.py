@@ -3,8 +3,8 @@
 import pytest
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli import devices
-from ditmesh.cli.job import World, check_launched
+from ditmesh.job import devices
+from ditmesh.runtime.world import World, check_launched
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from ditmesh.cli.job import World, check_launched
     [
         ({"RANK": "1"}, "WORLD_SIZE is not; unset RANK"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, "MASTER_ADDR is not; unset RANK"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one is no number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2 are of no rank"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "no rank of RANK=one, WORLD_SIZE=2; unset RANK"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "no rank of RANK=2, WORLD_SIZE=2; unset RANK"),
     ],
     ids=["alone", "nowhere", "no number", "too high"],
 )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.examples.example import Example
+from ditmesh.job.example import Example
 from tests.tiny import TINY, call_kwargs, tiny_path
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ditmesh.cli import memory, output, verify
+from ditmesh.cli.generate import memory, output, verify
+from ditmesh.job.picture import to_bytes
 from tests.tiny import tiny_path
 from tests.upstream.lora import save_lora
 
@@ -212,7 +213,7 @@ def test_several_pictures_are_numbered(films, tmp_path):
     paths = output.save(np.concatenate([films[:, :1], films[:, 1:2]]), tmp_path / "two.png", fps=8)
     assert [path.name for path in paths] == ["two_0.png", "two_1.png"]
     with Image.open(paths[1]) as second:
-        assert np.array_equal(np.asarray(second), output.to_bytes(films[0, 1]))
+        assert np.array_equal(np.asarray(second), to_bytes(films[0, 1]))
 
 
 def test_a_name_says_how_it_was_made(films):

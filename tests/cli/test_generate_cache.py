@@ -1,37 +1,22 @@
 """A cache from the command line: what every flag makes of it, what is refused, and what a run says of it."""
 
-import json
 import re
 
 import pytest
 
 from ditmesh import DBCacheConfig, DMDCalibratorConfig, ParamsModifier, TaylorSeerCalibratorConfig, steps_mask
 from ditmesh.cli import main
-from ditmesh.cli.caching import DEFAULTS, Cached, choose_cache
 from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.job import World, prepare
-from ditmesh.cli.options import Options
+from ditmesh.cli.generate.cache import asked_cache
+from ditmesh.cli.generate.job import describe_job
+from ditmesh.cli.generate.options import Options
+from ditmesh.job.caching import DEFAULTS, Cached
+from ditmesh.runtime.world import World
 
 
 def chosen(example: str = "flux", steps: int | None = 28, transformers: int = 1, file: dict | None = None, **flags):
     flags = {"cache": True, **flags}
-    return choose_cache(Options(example, **flags), file or {}, EXAMPLES[example], transformers, steps)
-
-
-@pytest.fixture
-def weightless(tmp_path):
-    """A saved FLUX.1 of 8 heads and 3 blocks without a single weight: whatever loads it fails."""
-    folder = tmp_path / "weightless"
-    (folder / "transformer").mkdir(parents=True)
-    index = {
-        "_class_name": "FluxPipeline",
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    config = {"num_attention_heads": 8, "attention_head_dim": 16, "num_layers": 1, "num_single_layers": 2}
-    (folder / "transformer" / "config.json").write_text(json.dumps(config))
-    return str(folder)
+    return asked_cache(Options(example, **flags), file or {}, EXAMPLES[example], transformers, steps)
 
 
 def test_without_flags_the_command_line_has_defaults_of_its_own():
@@ -103,8 +88,8 @@ def test_a_file_configures_all_of_it_and_flags_go_before_it(weightless, tmp_path
         "parallelism_config: {ulysses_size: auto, tp_size: 2, extra_parallel_modules: [vae]}\n"
         "attention_backend: native\n"
     )
-    job = prepare(Options("flux", model_path=weightless, config_path=file, nproc=4, max_warmup_steps=3), World())
-    assert (str(job.layout), job.layout.extra_parallel_modules, job.options.attn) == (
+    job = describe_job(Options("flux", model_path=weightless, config_path=file, nproc=4, max_warmup_steps=3), World())
+    assert (str(job.layout), job.layout.extra_parallel_modules, job.kernel) == (
         "ulysses2.tp2",
         ("vae",),
         "native",
@@ -112,7 +97,7 @@ def test_a_file_configures_all_of_it_and_flags_go_before_it(weightless, tmp_path
     config = DBCacheConfig(residual_diff_threshold=0.2, Fn_compute_blocks=2, max_warmup_steps=3)
     assert job.cache == Cached(config, TaylorSeerCalibratorConfig())
     with pytest.raises(ValueError, match=r"--parallel tp2, but --config .* says ulysses2\.tp2; use one"):
-        prepare(Options("flux", model_path=weightless, config_path=file, nproc=4, parallel="tp2"), World())
+        describe_job(Options("flux", model_path=weightless, config_path=file, nproc=4, parallel="tp2"), World())
 
 
 @pytest.mark.parametrize(
@@ -129,7 +114,7 @@ def test_a_file_configures_all_of_it_and_flags_go_before_it(weightless, tmp_path
 def test_what_a_file_cannot_ask_for_is_refused(weightless, tmp_path, text, words):
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(ValueError, match=words):
-        prepare(Options("flux", model_path=weightless, config_path=tmp_path / "wrong.yaml"), World())
+        describe_job(Options("flux", model_path=weightless, config_path=tmp_path / "wrong.yaml"), World())
 
 
 def test_more_blocks_than_there_are_are_refused_before_loading(generate, weightless):

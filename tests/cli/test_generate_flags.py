@@ -14,14 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ditmesh.cli import output
-from ditmesh.cli.checks import check_job
-from ditmesh.cli.drawn import draw, timed, warmed
-from ditmesh.cli.examples.example import Images
-from ditmesh.cli.images import Inputs, find_inputs, open_inputs
-from ditmesh.cli.job import World, prepare
-from ditmesh.cli.load import compile_blocks, load
-from ditmesh.cli.options import Options
+from ditmesh.cli.generate import output
+from ditmesh.cli.generate.job import describe_job, warmup_call
+from ditmesh.cli.generate.options import Options
+from ditmesh.job.classes import check_job
+from ditmesh.job.draw import draw
+from ditmesh.job.example import Images
+from ditmesh.job.images import Inputs, find_inputs, open_inputs
+from ditmesh.job.load import compile_blocks, load
+from ditmesh.job.picture import to_bytes
+from ditmesh.runtime.world import World
 from tests.tiny import tiny_path
 from tests.upstream.lora import save_lora
 
@@ -34,12 +36,12 @@ def root(tmp_path_factory):
 
 
 def job_of(example: str, model, **asked):
-    return prepare(Options(example, model_path=str(model), **(SMALL | asked)), World())
+    return describe_job(Options(example, model_path=str(model), **(SMALL | asked)), World())
 
 
 def drawn(job) -> np.ndarray:
     pipe = load(job, torch.float32)
-    return timed(pipe, job, None, False, "")[1].films
+    return draw(pipe, job, job.call, job.seed).films
 
 
 def test_lora_weights_are_fused_or_kept_beside_and_draw_the_same(root, tmp_path):
@@ -62,7 +64,7 @@ def test_lora_weights_of_another_model_are_refused(root, tmp_path):
 
 def test_an_example_has_lora_weights_for_its_number_of_steps(root, monkeypatch):
     asked = []
-    monkeypatch.setattr("ditmesh.cli.weights.find_file", lambda model, name, *_: asked.append((model, name)) or name)
+    monkeypatch.setattr("ditmesh.job.weights.find_file", lambda model, name, *_: asked.append((model, name)) or name)
     model = tiny_path("qwen_image", root)
     assert job_of("qwen_image_lightning", model, steps=4).lora.fuse
     job_of("qwen_image_lightning", model, steps=None)
@@ -110,8 +112,8 @@ def test_untimed_runs_have_their_own_prompt_seed_and_steps(root):
     pipe = Pipe(images=np.zeros((1, 2, 2, 3)))
     asked = {"warmup": 1, "warmup_steps": 1, "warmup_prompt": "a dog", "warmup_seed": 7, "seed": 3, "prompt": "a cat"}
     job = job_of("flux", tiny_path("flux", root), **asked)
-    warmed(pipe, job, None, False)
-    timed(pipe, job, None, False, "")
+    draw(pipe, job, *warmup_call(Options("flux", **asked), job))
+    draw(pipe, job, job.call, job.seed)
     told = [(call["prompt"], call["num_inference_steps"], call["generator"].initial_seed()) for call in pipe.calls]
     assert told == [("a dog", 1, 7), ("a cat", 2, 3)]
 
@@ -133,7 +135,7 @@ def test_layers_are_several_pictures_with_transparency(root, tmp_path):
     paths = output.save(films, tmp_path / "layers.png", 8)
     assert [path.name for path in paths] == [f"layers_{i}.png" for i in range(4)]
     with Image.open(paths[3]) as last:
-        assert np.array_equal(np.asarray(last), output.to_bytes(layers[3]))
+        assert np.array_equal(np.asarray(last), to_bytes(layers[3]))
 
 
 def test_a_film_keeps_its_sound(root, tmp_path):
@@ -186,7 +188,7 @@ def test_images_come_from_files_and_the_web(picture, tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "b, c.png")
 
     closing = threading.Event()
-    monkeypatch.setattr("ditmesh.cli.images.BYTES_TO_FETCH", 2**20)
+    monkeypatch.setattr("ditmesh.job.images.BYTES_TO_FETCH", 2**20)
     (tmp_path / "large").write_bytes(bytes(2**20 + 1))
 
     class Silent(http.server.SimpleHTTPRequestHandler):
@@ -206,13 +208,13 @@ def test_images_come_from_files_and_the_web(picture, tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/a.png"
-    options = Options("flux2", image_path=[f"{picture},{picture}", str(tmp_path / "b, c.png"), url])
-    inputs = find_inputs(options, example_with(Images(many=True)))
+    given = [f"{picture},{picture}", str(tmp_path / "b, c.png"), url]
+    inputs = find_inputs(example_with(Images(many=True)), given, None)
     images = open_inputs(inputs, Images(many=True))["image"]
     for name, words in REFUSED.items():
         with pytest.raises(ValueError, match=f"{name} cannot be fetched: .*{words}"):
             open_inputs(Inputs((url.replace("a.png", name),)), Images())
-    monkeypatch.setattr("ditmesh.cli.images.SECONDS_TO_FETCH", 0.2)
+    monkeypatch.setattr("ditmesh.job.images.SECONDS_TO_FETCH", 0.2)
     with pytest.raises(ValueError, match=r"drip cannot be fetched: it takes longer than 0\.2 s"):
         open_inputs(Inputs((url.replace("a.png", "drip"),)), Images())
     closing.set()
@@ -245,17 +247,17 @@ def test_images_are_resized_first(picture, height, width, size):
 @pytest.mark.parametrize(
     ("asked", "images", "words"),
     [
-        ({"image_path": ["a.png,a.png"]}, Images(), "names 2 images, and flux takes one"),
-        ({"image_path": ["there/is/none.png"]}, Images(), "no image there/is/none.png"),
-        ({}, Images(), "needs an image that nobody gave; add --image-path FILE"),
-        ({"image_path": ["a.png"]}, Images(mask="mask_image"), "add --mask-image-path FILE"),
+        (["a.png,a.png"], Images(), "names 2 images, and flux takes one"),
+        (["there/is/none.png"], Images(), "no image there/is/none.png"),
+        ([], Images(), "needs an image that nobody gave; add --image-path FILE"),
+        (["a.png"], Images(mask="mask_image"), "add --mask-image-path FILE"),
     ],
     ids=["too many", "not there", "none", "no mask"],
 )
 def test_images_are_looked_for_before_anything_is_loaded(asked, images, words, picture, monkeypatch):
     monkeypatch.chdir(picture.parent)
     with pytest.raises(ValueError, match=words):
-        find_inputs(Options("flux", **asked), example_with(images))
+        find_inputs(example_with(images), asked, None)
 
 
 @pytest.mark.parametrize(

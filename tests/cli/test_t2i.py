@@ -6,7 +6,7 @@ import pytest
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli import main
-from ditmesh.cli.degrees import choose_degrees, is_on
+from ditmesh.cli.t2i.degrees import choose_degrees, is_on
 from ditmesh.config import AXES, describe_groups, rank_groups, replicas
 from tests.batch.factory import parse
 
@@ -106,6 +106,6 @@ def test_groups_are_those_of_the_mesh():
 
 def test_degrees_that_the_other_backend_does_not_use_are_named(folder):
     arguments = ["--model_name", "FLUX.1-dev", "--prompt", "x", "--num_gpus", "2", "--backend", "diffusers"]
-    job, _ = parse(arguments, {"DG_XDIT_RING_DEGREE": "2"})
-    assert str(job.layout) == "dp2"
-    assert [note for note in job.notes if "DG_XDIT_RING_DEGREE is not used" in note]
+    batch, _ = parse(arguments, {"DG_XDIT_RING_DEGREE": "2"})
+    assert str(batch.job.layout) == "dp2"
+    assert [note for note in batch.notes if "DG_XDIT_RING_DEGREE is not used" in note]

@@ -81,17 +81,18 @@ def test_every_command_of_the_page_draws_what_one_process_draws(ranks, folder, m
     environment, arguments = command
     flux = str(DEMO)
     monkeypatch.setenv("FLUX_DIR", flux)
-    job, _ = parse(arguments, environment)
-    if job.layout.world_size > 8 or job.meeting.nodes > 1:
+    batch, _ = parse(arguments, environment)
+    world = batch.job.layout.world_size
+    if world > 8 or batch.nodes:
         return  # the layout is right; so many ranks are for a larger machine
     call = [*arguments, *SMALL, "--output_dir"]
-    codes = ranks.run(draw, job.layout.world_size, [*call, "out"], environment, flux, str(folder))
-    assert codes == [0] * job.layout.world_size
+    codes = ranks.run(draw, world, [*call, "out"], environment, flux, str(folder))
+    assert codes == [0] * world
     alone = [*without_layout(arguments), *SMALL, "--output_dir", "alone"]
     assert ranks.run(draw, 1, alone, {}, flux, str(folder)) == [0]
     ours, reference = pictures("out"), pictures("alone")
     assert list(ours) == list(reference)
-    assert len(ours) == (3 if job.prompt is None else 1)
+    assert len(ours) == (3 if batch.prompt is None else 1)
     assert all(abs(ours[name] - reference[name]).max() <= 1 for name in ours)
     assert [record["file"] for record in manifest("out")] == list(ours)
 
@@ -158,16 +159,17 @@ def lone_failure(arguments, flux, folder):
     from torch.distributed import TCPStore
 
     from ditmesh.batch import drawing
-    from ditmesh.cli import t2i_run
+    from ditmesh.cli.t2i.run import run
+    from ditmesh.job.classes import check_job
 
     os.environ["FLUX_DIR"] = flux
     os.chdir(folder)
     rank = dist.get_rank()
     port = [29471]
     store = TCPStore("127.0.0.1", port[0], 2, rank == 0, wait_for_workers=False)
-    job, world = parse(arguments, {}, rank, 2)
+    batch, world = parse(arguments, {}, rank, 2)
     drawing.draw, drawing.PATIENCE = failing(drawing.draw, PROMPTS[1], (1,), 99), timedelta(seconds=1)
-    return t2i_run.run(job, world, t2i_run.check_call(job), store)
+    return run(batch, check_job(batch.job), world, store)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

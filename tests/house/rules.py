@@ -13,7 +13,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "config": set(),
     "models": {"spec"},
-    "runtime": {"spec", "config"},
+    "runtime": {"spec", "config", "upstream"},  # how torch makes process groups
     "upstream": {"spec", "config", "runtime"},
     "pipeline": FLOOR | {"upstream"},
     "checks": FLOOR,
@@ -22,18 +22,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": GROUND,
     "api": GROUND | {"parallel", "cache", "loading"},
     "face": {"api", "config", "spec"},
-    "batch": {"api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "api", "face"},
+    "job": GROUND | {"api", "face"},
+    "batch": {"job", "api", "face", "runtime", "upstream"},
+    "cli": GROUND | {"batch", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
 # The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
-# linears are sharded as a transformer's.
+# linears are sharded as a transformer's. The halves of guidance are the other half of that strategy.
 ACROSS_FILES = {
     ("parallel/text_encoder.py", "ditmesh.parallel.tensor.linears"),
     ("parallel/pipefusion/patches.py", "ditmesh.parallel.context.sequence"),
+    ("parallel/guidance.py", "ditmesh.parallel.halves"),
 }
 
 # What the rooms may import from outside. A room that is not named here is free to choose.
@@ -44,13 +46,15 @@ OUTSIDE: dict[str, set[str]] = {
     "checks": STANDARD,
     "face": STANDARD,
     "config": STANDARD | {"yaml"},
-    "runtime": STANDARD | {"torch"},
+    "runtime": STANDARD | {"torch", "numpy", "PIL"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
 HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "checks", "generate", "__main__"}
-LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py"}
+LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
+LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
+LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 
 ASKING = {"hasattr", "getattr", "setattr", "delattr"}
 ASKING_BUDGET = 10

@@ -107,7 +107,7 @@ def test_torch_waits_until_a_pipeline_is_touched(module):
         ("models/flux.py", "import torch"),
         ("models/flux.py", "from ditmesh.parallel import tensor"),
         ("models/flux.py", "from ..upstream.modules import expand"),
-        ("runtime/mesh.py", "from ditmesh.upstream import modules"),
+        ("runtime/mesh.py", "from ditmesh.pipeline import unpack"),
         ("upstream/lora.py", "from ditmesh.parallel.tensor import linears"),
         ("parallel/context/apply.py", "def f():\n    from ..tensor.apply import apply_tensor_parallel"),
         ("parallel/vae/apply.py", "import ditmesh.parallel.context.sequence"),

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 import ditmesh
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from tests.parallel.pipefusion import ORACLES, Oracle, config, deep
 from tests.transformers import InFloat64, Inputs, forward
 
@@ -139,7 +139,7 @@ def given(name: str, seed: int) -> tuple[nn.Module, Inputs]:
 
 def one_process(name: str, patches: int, warmup: int, habit: str = "", seed: int = 0, scheduler: str = "") -> Tensor:
     """The latents that the written algorithm makes."""
-    pipe = Pipe(given(name, 0)[0], _scheduler(scheduler))
+    pipe = Pipe(given(name, 0)[0], flow_scheduler(scheduler))
     inputs, stock = given(name, seed)[1], pipe.predict
     text, earlier, _ = ORACLES[name]
     oracle = Oracle(patches, warmup, text, earlier)
@@ -153,7 +153,7 @@ def one_process(name: str, patches: int, warmup: int, habit: str = "", seed: int
     return pipe(inputs)
 
 
-def _scheduler(name: str) -> Any:
+def flow_scheduler(name: str) -> Any:
     if name == "multistep":  # remembers outputs of earlier steps
         return UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
     return FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=name == "noisy")
@@ -161,7 +161,7 @@ def _scheduler(name: str) -> Any:
 
 def enabled(name: str, layout: str, patches: int, warmup: int = 1, habit: str = "", scheduler: str = "") -> Pipe:
     """A loop that is spread over a layout."""
-    pipe = Pipe(given(name, 0)[0], _scheduler(scheduler))
+    pipe = Pipe(given(name, 0)[0], flow_scheduler(scheduler))
     HABITS.get(habit, lambda pipe: None)(pipe)
     return ditmesh.enable_cache(
         pipe, parallelism_config=config(layout, num_pipeline_patch=patches, warmup_steps=warmup)
@@ -220,11 +220,12 @@ def aborted(where: str) -> tuple[Tensor, Tensor]:
 
 
 def kept(patches: int) -> list[Tensor]:
-    """The latents of all steps, read after the request by one rank alone."""
-    pipe = enabled("flux", "pp2", patches)
-    pipe.after = lambda i, x: pipe.kept.append(x) or x
+    """The latents of all steps, kept by one rank alone and read after the request."""
+    pipe, is_first = enabled("flux", "pp2", patches), dist.get_rank() == 0
+    if is_first:
+        pipe.after = lambda i, x: pipe.kept.append(x) or x
     pipe(given("flux", 0)[1])
-    return [x.clone() for x in pipe.kept] if dist.get_rank() == 0 else []
+    return [x.clone() for x in pipe.kept]
 
 
 def first_goes_on(folder: Path, patches: int) -> bool:
@@ -266,24 +267,6 @@ def cost_of_steps(layout: str, patches: int) -> list[tuple[dict[str, int], dict[
     with CommunicationCounter() as counter:
         pipe(given("flux", 0)[1])
     return counts[1:]
-
-
-def depends_on_all(where: str) -> tuple[Tensor, Tensor]:
-    """The latents of a model whose stages need all of a patch's latents themselves: promised, and not."""
-
-    def latents(promised: bool) -> Tensor:
-        pipe, seen = enabled("flux", "pp2", 3), []
-        model = pipe.components["transformer"]
-        model.x_embedder.register_forward_hook(lambda module, args, out: seen.append(args[0].mean()))
-        if where == "before the blocks":
-            model.time_text_embed.register_forward_hook(lambda module, args, out: out + seen[-1])
-        else:
-            model.proj_out.register_forward_pre_hook(lambda module, args: (args[0] + seen[-1],))
-        if not promised:
-            pipe.between = lambda i, noise, x: (noise * 1, x)
-        return pipe(given("flux", 0)[1])
-
-    return latents(True), latents(False)
 
 
 def steps_of_a_copy() -> tuple[int, int]:

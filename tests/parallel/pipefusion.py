@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.models import SPECS
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from ditmesh.upstream.modules import expand
 from tests.transformers import Inputs, build, forward
 

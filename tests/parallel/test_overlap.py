@@ -1,8 +1,6 @@
 """Stages that overlap across steps make what the written algorithm makes, whatever a pipeline does beside it."""
 
-import copy
 import inspect
-import pickle
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +14,13 @@ from torch import Tensor
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.upstream.deferred import Later
 from tests.cases.common import HEAD_DIM, HEADS
+from tests.parallel.mixing import depends_on_all, mixed_unseen
 from tests.parallel.overlap import (
     HABITS,
     STEPS,
     aborted,
     cost_of_steps,
-    depends_on_all,
     first_goes_on,
     kept,
     one_process,
@@ -38,7 +35,7 @@ from tests.transformers import relative_error
 pytestmark = pytest.mark.slow
 
 MODELS = ("flux", "flux2", "qwen_image", "chroma")  # that take and return latents token by token
-# All stages wait for each other when a step is whole, and at the end: for who has which promise, and for the last two.
+# All stages wait for each other when a step is whole, for the last latents, and for all outputs and latents at the end.
 AT_LEAST = 3
 
 
@@ -99,7 +96,7 @@ def test_a_request_that_failed_leaves_nothing_behind(ranks: Ranks, where: str) -
         assert torch.equal(latents, outcomes[0][1])
 
 
-def test_what_somebody_keeps_is_there_after_the_end(ranks: Ranks) -> None:
+def test_what_one_rank_keeps_is_there_after_the_end(ranks: Ranks) -> None:
     steps, _ = ranks.run(kept, 2, 3)
     assert len(steps) == STEPS
     assert relative_error(steps[-1], oracle("flux", 3, 1)) <= 1e-10
@@ -138,39 +135,27 @@ def test_a_step_sends_its_latents_back_and_waits_for_nobody(ranks: Ranks, patche
 
 @pytest.mark.parametrize("where", ["before the blocks", "after them"])
 def test_a_model_whose_stages_need_all_latents_is_found_out(ranks: Ranks, where: str) -> None:
-    for promised, at_once in ranks.run(depends_on_all, 2, where):
-        assert torch.equal(promised, at_once)
+    for deferred, at_once in ranks.run(depends_on_all, 2, where):
+        assert torch.equal(deferred, at_once)
+
+
+def test_latents_that_are_mixed_unseen_are_an_error(ranks: Ranks) -> None:
+    for message in ranks.run(mixed_unseen, 2):
+        assert "a hook or a replaced forward mixes the latents" in message
 
 
 def test_a_copy_of_the_scheduler_steps_alone(ranks: Ranks) -> None:
     assert ranks.run(steps_of_a_copy, 2) == [(1, 3)] * 2
 
 
-def test_a_promise_is_kept_when_its_numbers_are_asked_for() -> None:
-    later = Later(torch.zeros(2, 3), lambda memory: memory.copy_(torch.arange(6.0).view(2, 3)))
-    x = later.promise()
-    same = x[:, : x.shape[1]].to(x.dtype).contiguous()
-    assert (x.shape, x.dtype, len(x)) == ((2, 3), torch.float32, 2)
-    assert later.is_promised(x)
-    assert later.is_promised(same)
-    assert not later.is_promised(x[:, :2])
-    assert not later.settled
-    whole = copy.deepcopy(x)
-    assert later.settled
-    assert type(whole) is type(pickle.loads(pickle.dumps(x))) is Tensor
-    assert x.to(torch.float64).sum() == whole.sum() == 15
-    assert not later.is_promised(x)
-    assert same.sum() == 15
-
-
-def pictures(path: Path, call: dict[str, Any], patches: int, promised: bool) -> list[np.ndarray]:
-    """What a stock pipeline draws, twice; a scheduler that takes another's place makes no promise."""
+def pictures(path: Path, call: dict[str, Any], patches: int, deferred: bool) -> list[np.ndarray]:
+    """What a stock pipeline draws, twice; a scheduler that takes another's place has nothing deferred."""
     pipe = DiffusionPipeline.from_pretrained(path)
     pipe.set_progress_bar_config(disable=True)
     arguments = inspect.signature(pipe.scheduler.step)
     ditmesh.enable_cache(pipe, parallelism_config=config("pp2", num_pipeline_patch=patches))
     assert inspect.signature(pipe.scheduler.step) == arguments
-    if not promised:
+    if not deferred:
         pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     call = call | {"num_inference_steps": 4, "output_type": "np"}
     return [np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0))[0]) for _ in range(2)]

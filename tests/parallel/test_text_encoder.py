@@ -1,12 +1,17 @@
 """Every text encoder shared over ranks returns what one process does, and says what it could not share."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import ditmesh
+from ditmesh import ParallelismConfig
+from ditmesh.api import kept_whole
 from ditmesh.runtime.collectives import shard_sizes
+from tests import transformers
 from tests.parallel import text_encoders
 from tests.parallel.text_encoders import (
     ENCODERS,
@@ -65,9 +70,9 @@ def test_pictures_reach_the_language_model(ranks: Ranks, name: str) -> None:
     want = outputs(build(name), inputs)
     blind = outputs(build(name), {key: inputs[key] for key in prompts()})
     assert relative_error(blind[0], want[0]) > 1e-2
-    for got, _, kept_whole in ranks.run(text_encoders.parallel, 2, 2, name, torch.float32, **inputs):
+    for got, _, whole in ranks.run(text_encoders.parallel, 2, 2, name, torch.float32, **inputs):
         assert_equal(got, want)
-        assert any("MiB, only language models are sharded" in line for line in kept_whole)
+        assert any("MiB, only language models are sharded" in line for line in whole)
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "GlmForCausalLM"])
@@ -120,6 +125,7 @@ def test_undo_puts_everything_back(ranks: Ranks, name: str, world: int) -> None:
 def test_what_every_rank_keeps_whole_is_said(ranks: Ranks) -> None:
     for name, expected in [
         ("CLIPTextModel", ["CLIPTextModel: 0.0 MiB, it is small"]),
+        ("BertModel", ["BertModel: 0.0 MiB, it is small"]),
         ("Mistral3Model", [
             "vision_tower (PixtralVisionModel): 0.0 MiB, only language models are sharded",
             "multi_modal_projector (Mistral3MultiModalProjector): 0.0 MiB, only language models are sharded",
@@ -129,6 +135,31 @@ def test_what_every_rank_keeps_whole_is_said(ranks: Ranks) -> None:
         ("T5EncoderModel", []),
     ]:  # fmt: skip
         assert ranks.run(text_encoders.kept_whole, 2, 2, name) == [expected] * 2
+
+
+class Pipe:
+    """As much of a pipeline as is asked for its parts."""
+
+    def __init__(self) -> None:
+        self.components = {"transformer": transformers.build("dit", transformers.SHAPES["even"], torch.float32)[0]}
+        self.components["text_encoder"] = build("CLIPTextModel")
+
+    def progress_bar(self) -> None:
+        """What a request begins with."""
+
+
+def told_of_a_pipeline() -> list[list[str]]:
+    pipe: Any = Pipe()
+    told = [kept_whole(pipe)]
+    extras = {"extra_parallel_modules": ["text_encoder"]}
+    ditmesh.enable_cache(pipe, parallelism_config=ParallelismConfig(tp_size=2, parallel_kwargs=extras))
+    told.append(kept_whole(pipe))
+    ditmesh.disable_cache(pipe)
+    return [*told, kept_whole(pipe)]
+
+
+def test_what_every_rank_keeps_whole_can_be_asked_of_a_pipeline(ranks: Ranks) -> None:
+    assert ranks.run(told_of_a_pipeline, 2) == [[[], ["CLIPTextModel: 0.0 MiB, it is small"], []]] * 2
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models import autoencoders
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ditmesh.models import AUTOENCODERS
 from ditmesh.parallel.vae.apply import apply_vae_parallel
 from ditmesh.parallel.vae.bands import Bands, Window
 from tests.parallel.vaes import CASES, TILES, build, latent, mesh, parallel, picture, work
@@ -134,6 +136,37 @@ def test_the_largest_activation_falls_with_the_ranks(ranks, name):
     alone = max(largest_activations(name, rows))
     for world in (2, 4):
         assert max(max(held) for held in ranks.run(largest_on_ranks, world, name, rows)) <= alone / world * overlap
+
+
+OF_DIFFUSERS = [name for name, kind in vars(autoencoders).items() if isinstance(kind, type)]
+# Not listed, but made of the parts of one that is.
+MADE_OF_KNOWN_PARTS = {"VQModel", "ConsistencyDecoderVAE"}
+CONFIGS = {"AutoencoderKLHunyuanImage": CASES["hunyuan_image"].config}
+CONFIGS |= {"RFD4ProteinaAutoencoder": dict.fromkeys(("atom37_mask", "allowed_residue_types"), [[True] * 37] * 147)}
+
+
+def shared_or_refused(world: int) -> dict[str, str]:
+    """Every class of diffusers, on meta: why it is refused, or nothing."""
+    told = {}
+    for name in OF_DIFFUSERS:
+        with torch.device("meta"):
+            vae = vars(autoencoders)[name](**CONFIGS.get(name, {}))
+        with ExitStack() as undo:
+            try:
+                apply_vae_parallel(vae, mesh(), undo)
+                told[name] = ""
+            except ValueError as error:
+                told[name] = str(error)
+    return told
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_every_class_of_diffusers_is_shared_or_refused_by_the_name_of_a_part(ranks):
+    told = ranks.run(shared_or_refused, 2, 2)[0]
+    assert {name for name, why in told.items() if not why} == set(AUTOENCODERS) | MADE_OF_KNOWN_PARTS
+    assert all(name in why for name, why in told.items() if why)
+    assert "AsymmetricAutoencoderKL.decoder is a MaskConditionDecoder" in told["AsymmetricAutoencoderKL"]
+    assert "is a KVAECachedEncoder3D, of which it is not known" in told["AutoencoderKLKVAEVideo"]
 
 
 class Mixer(nn.Module):

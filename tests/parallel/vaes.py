@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from diffusers.models.autoencoders.vae import AutoencoderMixin
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ditmesh import ParallelismConfig
 from ditmesh.parallel.vae.apply import apply_vae_parallel
+from ditmesh.runtime.mesh import Axis, build_mesh
 
 KL = {
     "block_out_channels": (8, 16),
@@ -284,8 +285,8 @@ def work(vae: Any, name: str, sizes: list[tuple[str, int, int]], dtype: torch.dt
     return made
 
 
-def mesh() -> DeviceMesh:
-    return init_device_mesh("cpu", (dist.get_world_size(),))
+def mesh() -> Axis:
+    return build_mesh(ParallelismConfig(tp_size=dist.get_world_size()), "cpu")["tp"]
 
 
 def parallel(name: str, sizes: list[tuple[str, int, int]], dtype: torch.dtype, switch: str = "") -> list[Tensor]:

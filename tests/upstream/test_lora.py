@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.runtime.collectives import CommunicationCounter
+from ditmesh.upstream.counting import CommunicationCounter
 from tests.api.test_api import state
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path

@@ -12,6 +12,8 @@ import torch
 
 from ditmesh.batch.pictures import Picture
 from ditmesh.batch.work_list import WorkList
+from ditmesh.job.call import given
+from ditmesh.job.draw import call_pipeline
 
 # How long a rank that failed waits for the others to fail likewise; who has not by then waits for it in a collective.
 PATIENCE = timedelta(seconds=10)
@@ -26,20 +28,13 @@ class Failed:
 
 
 def draw(pipe: Any, pictures: Sequence[Picture]) -> list[np.ndarray]:
-    """Call the pipeline once; [height, width, channels] in [0, 1] for each picture.
-
-    Its noise comes from a generator of its own, on the CPU.
-    """
-    # Some pipelines draw without the generators, as a language model does that writes tokens first.
-    torch.manual_seed(pictures[0].noise_seed)
-    noise = [torch.Generator("cpu").manual_seed(picture.noise_seed) for picture in pictures]
-    call = {name: value for name, value in pictures[0].call.items() if value is not None}
-    if len(pictures) == 1:
-        result = pipe(prompt=pictures[0].prompt, generator=noise[0], output_type="np", **call)
-    else:
+    """Call the pipeline once; [height, width, channels] in [0, 1] for each picture."""
+    call = given(**pictures[0].call) | {"prompt": pictures[0].prompt}
+    if len(pictures) > 1:
+        call["prompt"] = [picture.prompt for picture in pictures]
         if "negative_prompt" in call:
             call["negative_prompt"] = [picture.call["negative_prompt"] for picture in pictures]
-        result = pipe(prompt=[picture.prompt for picture in pictures], generator=noise, output_type="np", **call)
+    result = call_pipeline(pipe, call, [picture.noise_seed for picture in pictures])
     images = np.asarray(result["images"])
     if len(images) != len(pictures):
         raise ValueError(f"the pipeline drew {len(images)} pictures for {len(pictures)} prompts; use --batch_size 1.")

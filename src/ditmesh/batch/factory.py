@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ditmesh import ParallelismConfig
 from ditmesh.batch.clerk import Clerk, Tally, is_among
 from ditmesh.batch.drawing import Failed, draw_together
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Picture, Recipe, all_pictures, batches
 from ditmesh.batch.rows import BadRow, GoodRow
-from ditmesh.batch.sheet import show
 from ditmesh.batch.work_list import WorkList
-from ditmesh.batch.writer import encode, remove_unfinished, write
+from ditmesh.batch.writer import remove_unfinished, write
+from ditmesh.job.description import Job
+from ditmesh.job.picture import encode, facts_of
 
 log = logging.getLogger("ditmesh.batch")
 FINISHED = "finished"  # the identities of the pictures that were there before
@@ -36,10 +36,9 @@ class Order:
     """
 
     rows: Callable[[], Iterable[GoodRow | BadRow]]
+    job: Job
     recipe: Recipe
     folder: Path
-    model: str
-    layout: ParallelismConfig
     batch_size: int = 1
     resume: bool = True
 
@@ -59,7 +58,7 @@ def prepare_folder(order: Order, work: WorkList) -> Manifest:
 def keep_books(order: Order, work: WorkList, pipe: Any, manifest: Manifest, console: Console) -> Tally:
     """Draw on rank 0, and beside it keep the books of the whole job; ends when every replica has ended."""
     finished = _finished(work)
-    with Clerk(manifest, work.own_line(), order.layout.dp_size, console) as clerk:
+    with Clerk(manifest, work.own_line(), order.job.layout.dp_size, console) as clerk:
         clerk.begin(order.pictures(), order.recipe, finished)
         draw_all(order, work, pipe, clerk.check)
         tally = clerk.close()
@@ -87,11 +86,6 @@ def draw_all(order: Order, work: WorkList, pipe: Any, check: Callable[[], None] 
         check()
     if work.place.leads:
         work.report(json.dumps({"end": work.place.replica}))
-
-
-def show_all(folder: Path) -> list[Path]:
-    """The contact sheet and the page, of all that the folder's manifest lists."""
-    return show(folder)
 
 
 def _finished(work: WorkList) -> np.ndarray:
@@ -127,20 +121,10 @@ def _deliver(order: Order, picture: Picture, result: np.ndarray | Failed, second
     what = {"index": picture.index, "image": picture.image, "line": picture.line, "file": picture.file}
     if isinstance(result, Failed):
         return {**what, "why": result.why}
-    facts = {
-        "prompt": picture.prompt,
-        "seed": picture.seed,
-        "noise_seed": picture.noise_seed,
-        "settings": dict(picture.call),
-        "model": order.model,
-    }
-    suffix = Path(picture.file).suffix.lower()
-    written = write(order.folder, picture.file, encode(result, suffix, _told_in_file(facts)))
+    facts = facts_of(order.job, {**picture.call, "prompt": picture.prompt}, picture.seed)
+    facts["noise_seed"] = picture.noise_seed
+    written = write(order.folder, picture.file, encode(result, Path(picture.file).suffix.lower(), facts))
     identity = f"{order.recipe.identity(picture):016x}"
-    made = {"layout": str(order.layout), "seconds": round(seconds, 3), "identity": identity}
+    made = {"layout": str(order.job.layout), "seconds": round(seconds, 3), "identity": identity}
     log.info("%s in %.2f s", picture.file, seconds)
     return {**what, **facts, **made, **written}
-
-
-def _told_in_file(facts: dict[str, Any]) -> dict[str, Any]:
-    return {**facts, "software": "ditmesh"}

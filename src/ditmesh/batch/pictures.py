@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ditmesh.batch.rows import BadRow, GoodRow
+from ditmesh.job.call import check_two_branches, noise_seed
+from ditmesh.job.numbers import check_numbers
 
-# Odd, so that it reaches all 2^32 seeds that the CPU's generator knows.
-PER_ROW = 2246822519
-PER_IMAGE = PER_ROW * 2654435769 % 2**32  # of the golden ratio: rows and images do not meet for millions of rows
 ROWS_WAITING = 64  # how many batches' worth of pictures may wait for others of their kind
 CALL = ("negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "true_cfg_scale")
 
@@ -51,14 +50,6 @@ class Picture:
         return self.file
 
 
-def noise_seed(seed: int, index: int, image: int) -> int:
-    """The seed of a picture's own generator: of (seed, row, image) alone, and of the first picture the seed itself.
-
-    For one seed no two pictures share a number, and so no noise, until there are millions of rows.
-    """
-    return (seed + index * PER_ROW + image * PER_IMAGE) % 2**32
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What the command says about every row.
@@ -68,7 +59,9 @@ class Recipe:
         takes: the names of the arguments that the pipeline's call takes.
         title: of the pipeline.
         made_by: the model and its number format: a picture by another one is another picture.
+        defaults: what the pipeline's call takes where nobody says anything.
         two_branches: whether every row has to have a second branch of guidance.
+        smallest_side: the pixels that become one token of the model.
     """
 
     call: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +70,9 @@ class Recipe:
     takes: Container[str] = CALL
     title: str = "pipeline"
     made_by: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     two_branches: bool = False
+    smallest_side: int = 1
 
     def pictures(self, good: GoodRow) -> list[Picture]:
         """The pictures of a row.
@@ -86,13 +81,14 @@ class Recipe:
             ValueError: the pipeline cannot do what the row asks for.
         """
         row = good.row
-        asked = {name: value for name in CALL if (value := vars(row)[name]) is not None}
+        asked = row.model_dump(include={*CALL}, exclude_none=True)
         for name in asked:
             if name not in self.takes:
                 raise ValueError(f"a {self.title} takes no {name}")
         call = {**self.call, **asked}
+        check_numbers(call, self.smallest_side)
         if self.two_branches:
-            check_two_branches(call, self.takes, self.title)
+            check_two_branches({**self.defaults, **call}, self.takes, self.title)
         count = self.images if row.num_images_per_prompt is None else row.num_images_per_prompt
         seed = self.seed if row.seed is None else row.seed
         return [
@@ -104,27 +100,6 @@ class Recipe:
         facts = [self.made_by, picture.index, picture.image, picture.prompt, picture.file, picture.noise_seed]
         text = json.dumps([*facts, picture.call], sort_keys=True)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def check_two_branches(call: Mapping[str, Any], takes: Container[str], title: str) -> None:
-    """Refuse a call that cfg_size=2 has no second branch for, as far as its arguments tell.
-
-    Raises:
-        ValueError: it has one branch.
-    """
-    if "true_cfg_scale" in takes:
-        missing = [] if call.get("negative_prompt") is not None else ["a negative_prompt"]
-        missing += [] if (call.get("true_cfg_scale") or 0) > 1 else ["a true_cfg_scale above 1"]
-        why = " (its guidance_scale is an input of guidance-distilled models)" if "guidance_scale" in takes else ""
-    else:
-        scale, why = call.get("guidance_scale"), ""
-        missing = [] if scale is None or scale > 1 else ["a guidance_scale above 1"]
-    if missing:
-        raise ValueError(
-            f"guidance parallelism shares two branches between two ranks, and a {title} has a second one only with "
-            f"{' and '.join(missing)}{why}; give it, or use these ranks otherwise: ulysses, or data for two pictures "
-            f"at once"
-        )
 
 
 def file_name(good: GoodRow, image: int, count: int) -> str:

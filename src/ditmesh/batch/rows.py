@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from ditmesh.batch.files import RawRow
+from ditmesh.job import numbers
 
-SEEDS, LARGEST = 2**63, 2**53
 PICTURES = (".png", ".jpg", ".jpeg")
 OURS = ("contact.png",)  # names in the output folder that are not for pictures
 NUMBERED = re.compile(r"\d+(_\d+)?\.\w+")
@@ -30,8 +30,9 @@ def _text(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=LARGEST)]
-Scale = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_no_switch)]
+Count = Annotated[Whole, AfterValidator(numbers.count)]
+Scale = Annotated[float, BeforeValidator(_no_switch), AfterValidator(numbers.scale)]
 Text = Annotated[str, BeforeValidator(_text)]
 
 
@@ -41,15 +42,15 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     prompt: Text
-    index: Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST)] | None = None
+    index: Annotated[Whole, Field(ge=0, le=numbers.LARGEST)] | None = None
     negative_prompt: Text | None = None
     height: Count | None = None
     width: Count | None = None
     num_inference_steps: Count | None = None
     guidance_scale: Scale | None = None
     true_cfg_scale: Scale | None = None
-    seed: Annotated[int, BeforeValidator(_no_switch), Field(ge=0, lt=SEEDS)] | None = None
-    num_images_per_prompt: Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=1000)] | None = None
+    seed: Annotated[Whole, AfterValidator(numbers.seed)] | None = None
+    num_images_per_prompt: Annotated[Whole, AfterValidator(numbers.images)] | None = None
     output_name: Text | None = None
 
     @field_validator("prompt")

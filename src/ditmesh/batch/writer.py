@@ -1,35 +1,13 @@
-"""Write a picture as a whole or not at all, with what it was made from inside the file."""
+"""Write a file as a whole or not at all."""
 
 import hashlib
-import io
-import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
 UNFINISHED = ".unfinished"
 KEPT = "The finished pictures are kept: free some space, and the same command goes on from there."
-
-
-def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, Any]) -> bytes:
-    """[height, width, 3 or 4] in [0, 1] as a PNG or JPEG file, with the facts as its metadata."""
-    image = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
-    file = io.BytesIO()
-    if suffix == ".png":
-        texts = PngInfo()
-        for name, value in facts.items():
-            texts.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        image.save(file, "PNG", pnginfo=texts)
-    else:
-        comment = json.dumps(facts, ensure_ascii=False).encode()
-        image.convert("RGB").save(file, "JPEG", quality=95, comment=comment[:65000])
-    return file.getvalue()
 
 
 def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:

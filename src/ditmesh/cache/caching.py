@@ -5,14 +5,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.dbcache import DBCache, apply_dbcache
 from ditmesh.cache.report import CacheStats, collect, table, tag
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
 from ditmesh.pipeline import BlockAdapter
+from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.request import watch_pipeline
+from ditmesh.upstream.request import Requests
 
 CACHE = "_ditmesh_cache"  # the attribute of a transformer that holds its cache
 Modifiers = ParamsModifier | Sequence[Any] | None
@@ -41,19 +41,17 @@ class Caching:
         self.transformers, self.options = transformers, (config, calibrator)
         self.modifiers = _by_transformer(modifiers, len(transformers))
 
-    def apply(self, parallelism: ParallelismConfig, mesh: DeviceMesh | None, undo: ExitStack) -> None:
+    def apply(
+        self, parallelism: ParallelismConfig, mesh: Axis | None, requests: Requests | None, undo: ExitStack
+    ) -> None:
         """Cache the transformers' steps; ``mesh``: the ranks of the layout that share a forward, as one axis."""
-        caches = []
         for (model, spec), modifiers in zip(self.transformers, self.modifiers, strict=True):
-            cache = apply_dbcache(model, spec, self.options, modifiers, parallelism, mesh, undo)
+            cache = apply_dbcache(model, spec, self.options, modifiers, parallelism, mesh, requests, undo)
             vars(model)[CACHE] = cache
             undo.callback(vars(model).pop, CACHE)
-            caches.append(cache)
-        if self.pipe is not None and not isinstance(self.pipe, nn.Module):
-            watch_pipeline(self.pipe, [cache.session for cache in caches], undo)
 
 
-def halve(model: nn.Module, mesh: Callable[[], DeviceMesh | None]) -> None:
+def halve(model: nn.Module, mesh: Callable[[], Axis | None]) -> None:
     """Let the cache of a transformer ask for the ranks that share a batch, while each runs half of it."""
     if CACHE in vars(model):
         vars(model)[CACHE].session.halves_mesh = mesh

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.calibrators import Forecast, build_forecast, is_forecast
 from ditmesh.cache.decision import Record, settle
 from ditmesh.cache.tokens import own_tokens
 from ditmesh.config import CalibratorConfig, DBCacheConfig, ParamsModifier
 from ditmesh.runtime.collectives import all_gather, never_compiled
+from ditmesh.runtime.mesh import Axis
 from ditmesh.upstream.modules import Link, Streams
-from ditmesh.upstream.request import Branch, Session
+from ditmesh.upstream.session import Branch, Session
 
 MAIN = "hidden_states"  # the stream that decides, where a chain has several
 Configs = tuple[DBCacheConfig, CalibratorConfig | None]
@@ -63,7 +63,7 @@ class Chain:
         modifier: ParamsModifier,
         reaches_back: bool,
         session: Session,
-        mesh: DeviceMesh | None,
+        mesh: Axis | None,
     ):
         self.name, self.links, self.modifier, self.session, self.mesh = name, blocks, modifier, session, mesh
         self.reaches_back = reaches_back
@@ -220,6 +220,6 @@ def _copy(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True)
 
 
-def _total(x: Tensor, mesh: DeviceMesh | None) -> Tensor:
+def _total(x: Tensor, mesh: Axis | None) -> Tensor:
     """The sum over the ranks, the same to the bit on all of them; tensor-parallel ranks hold the same numbers."""
     return x if mesh is None else all_gather(x[None], 0, [1] * mesh.size(), mesh).cpu().sum(0)

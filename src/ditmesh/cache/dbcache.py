@@ -5,14 +5,15 @@ from contextlib import ExitStack
 
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.cache.chain import Chain, Configs
 from ditmesh.config import ParallelismConfig, ParamsModifier
 from ditmesh.runtime.collectives import never_compiled
+from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import Blocks, ModelSpec
 from ditmesh.upstream.modules import links, override
-from ditmesh.upstream.request import Session
+from ditmesh.upstream.request import Requests
+from ditmesh.upstream.session import Session
 
 
 class DBCache:
@@ -52,7 +53,8 @@ def apply_dbcache(
     options: Configs,
     modifiers: Sequence[ParamsModifier],
     parallelism: ParallelismConfig,
-    mesh: DeviceMesh | None,
+    mesh: Axis | None,
+    requests: Requests | None,
     undo: ExitStack,
 ) -> DBCache:
     """Cache the steps of a transformer, in place.
@@ -64,13 +66,14 @@ def apply_dbcache(
         modifiers: what each list of blocks does differently; one is for all of them.
         parallelism: the layout it runs in.
         mesh: the ranks that share a forward, as one axis; None for one process.
+        requests: those of its pipeline, if it has one.
         undo: takes what takes each change back.
 
     Raises:
         ValueError: no blocks that may be left out, more to compute than there are, or modifiers for
             another number of lists.
     """
-    session = Session()
+    session = Session(requests)
     chains = [
         Chain(
             "+".join(blocks.path for blocks in lists),

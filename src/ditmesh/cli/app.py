@@ -5,18 +5,17 @@ from typing import Annotated
 import typer
 
 import ditmesh
-from ditmesh.cli.bench import bench
+from ditmesh.cli.bench.verb import bench
 from ditmesh.cli.flags import Sections
-from ditmesh.cli.generate import generate
+from ditmesh.cli.generate.verb import generate
 from ditmesh.cli.models.verb import models
-from ditmesh.cli.t2i import t2i
+from ditmesh.cli.t2i.verb import t2i
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"max_content_width": 110},
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Sections, no_args_is_help=True)(generate)
 app.command(cls=Sections, no_args_is_help=True)(t2i)

@@ -1,25 +1,60 @@
-"""Give a verb the flags of a record, and show them in sections."""
+"""Flags as the fields of a frozen record: one line each, with its section of the help, its text and its names."""
 
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, field, fields
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-BOUNDS = re.compile(r"\s*\[x>=\d\]$")  # what is too small is refused, and need not be told to everyone
+BOUNDS = re.compile(r"\s*\[x>=-?\d+\]$")  # what is too small is refused, and need not be told to everyone
+
+
+def option(panel: str, help: str, shown: str, low: int | None = None, default: Any = None) -> Any:
+    """A field of a record that a flag fills; ``shown`` are its names and what it takes, as the help shows them."""
+    *names, last = shown.split(", ")
+    last, _, value = last.partition(" ")
+    names = (*names, last)
+    flag = typer.Option(*names, help=help, min=low, metavar=value or None, rich_help_panel=panel, show_default=False)
+    return field(default=default, metadata={"flag": flag, "names": names})
+
+
+def argument(help: str, value: str) -> Any:
+    """A field of a record that a word without a flag fills."""
+    return field(metadata={"flag": typer.Argument(metavar=value, help=help, show_default=False)})
+
+
+count = partial(option, low=1)
+switch = partial(option, default=False)
+
+
+def flag_of(options: Any, name: str) -> str:
+    """The flag that fills a field, by the first of its names."""
+    return next(f.metadata["names"][0] for f in fields(options) if f.name == name)
+
+
+def given_flags(options: Any, *names: str) -> list[str]:
+    """The flags of these fields that were given."""
+    values = asdict(options)
+    return [flag_of(options, name) for name in names if values[name] is not None and values[name] is not False]
 
 
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The fields of a dataclass become the parameters of a verb, which Typer reads by its signature."""
+    """The fields of a record become the parameters of a verb, which Typer reads by its signature."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
         context = inspect.Parameter("context", keyword, annotation=typer.Context)
-        fields = [field.replace(kind=keyword) for field in inspect.signature(options).parameters.values()]
-        vars(verb)["__signature__"] = inspect.Signature([context, *fields])
-        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *fields)}
+        asked = inspect.signature(options).parameters
+        flags = [
+            asked[f.name].replace(kind=keyword, annotation=Annotated[f.type, f.metadata["flag"]])
+            for f in fields(options)
+        ]
+        verb.__signature__ = inspect.Signature([context, *flags])
+        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in (context, *flags)}
         return verb
 
     return decorate

@@ -1,7 +1,7 @@
 """Configurations in a YAML file, as keyword arguments of ``enable_cache``."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from types import UnionType
@@ -14,17 +14,10 @@ from ditmesh.config.words import suggest
 
 SECTIONS = ("cache_config", "calibrator_config", "parallelism_config", "attention_backend")
 SIZES = tuple(f"{axis}_size" for axis in AXES)
-# Of a field's type, the types of its values in a file, in words too. What is not here fits anything.
-FITTING: Mapping[Any, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "a name"),
-    CacheType: ((str, CacheType), "a name"),
-    tuple: ((tuple, list), "a list"),
-    Mapping: ((dict,), "a section of fields"),
-    type(None): ((type(None),), "null"),
-}
+# The types of fields, as words for a reader, and what stands for them in a file. What is not here fits anything.
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", CacheType: "a name"}
+WORDS |= {tuple: "a list", Mapping: "a section of fields", type(None): "null"}
+MEANS: Mapping[type, Sequence[Any]] = {int: (int, float), str: (str, CacheType), list: (tuple,), dict: (Mapping,)}
 
 
 def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int | None = None) -> dict[str, Any]:
@@ -59,10 +52,10 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int |
 
 def _check_types(section: str, given: Any) -> None:
     """Refuse a value of another type than its field's; a field that does not exist is refused later."""
-    if (section == "attention_backend" and isinstance(given, str | None)) or given is None:
+    if given is None or section == "attention_backend":
+        if not isinstance(given, str | None):
+            raise ValueError(f"{section}: {given!r} is no name of a kernel; write {section}: native.")
         return
-    if section == "attention_backend":
-        raise ValueError(f"{section}: {given!r} is no name of a kernel; write {section}: native.")
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise ValueError(f"{section}: {given!r} has no fields; write each as name: value, on a line of its own.")
     types: dict[str, Any] = dict.fromkeys([f"enable_{name}" for name in CALIBRATORS], bool)
@@ -71,10 +64,9 @@ def _check_types(section: str, given: Any) -> None:
     types |= dict.fromkeys(SIZES, int | str | None) | {"steps_computation_mask": tuple | str | None}
     for name, value in given.items():
         asked = types.get(name, Any)
-        choices = [get_origin(one) or one for one in (get_args(asked) if isinstance(asked, UnionType) else (asked,))]
-        fitting = [FITTING[kind] for kind in choices if kind in FITTING]
-        if len(fitting) == len(choices) and not any(type(value) in kinds for kinds, _ in fitting):
-            what = " or ".join(dict.fromkeys(words for _, words in fitting))
+        fit = [get_origin(one) or one for one in (get_args(asked) if isinstance(asked, UnionType) else (asked,))]
+        if WORDS.keys() >= set(fit) and not any(kind in fit for kind in MEANS.get(type(value), (type(value),))):
+            what = " or ".join(dict.fromkeys(WORDS[kind] for kind in fit))
             raise ValueError(f"{section}: {name} is {value!r}, where {what} belongs.")
         if name == "parallel_kwargs":
             _check_types(name, value)

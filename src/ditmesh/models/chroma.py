@@ -43,4 +43,6 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
+    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
 )

@@ -39,4 +39,5 @@ SPEC = ModelSpec(
         "mode_blocks.image_cond.*.attn": Attention("Flux3AttnProcessor", ("reference",)),
         "single_transformer_blocks.*.attn": Attention("Flux3AttnProcessor", ("text", "image", "reference?")),
     },
+    # tokenwise it is not: the image's own blocks run before the chain begins, and mix its tokens.
 )

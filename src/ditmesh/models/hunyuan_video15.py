@@ -1,6 +1,6 @@
 """HunyuanVideo-1.5: double-stream blocks; text, glyphs and image embeddings share one padded stream."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, double_stream
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Same, Split, double_stream
 
 SPEC = ModelSpec(
     transformer="HunyuanVideo15Transformer3DModel",
@@ -19,5 +19,8 @@ SPEC = ModelSpec(
     attention={
         "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
         "transformer_blocks.*.attn": Attention("HunyuanVideo15AttnProcessor2_0", ("image", "text")),
+    },
+    batch_dims={
+        "image_embeds": Same(lambda pictures: bool(pictures.any()), "a batch has pictures if one of its samples has."),
     },
 )

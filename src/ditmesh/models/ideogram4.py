@@ -24,4 +24,5 @@ SPEC = ModelSpec(
         "final_layer": Gather(1, stream="joint"),
     },
     attention={"layers.*.attention": Attention("Ideogram4AttnProcessor", ("joint",))},
+    tokenwise="hidden_states",
 )

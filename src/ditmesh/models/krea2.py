@@ -27,4 +27,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("Krea2AttnProcessor", ("joint",)),
     },
     kv_heads="num_key_value_heads",
+    # tokenwise it is not: text and image are one stream, so that a patch of it is no patch of the latents.
 )

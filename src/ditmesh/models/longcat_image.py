@@ -29,4 +29,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )

@@ -22,4 +22,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn1": Attention("LTXVideoAttnProcessor", ("image",)),
         "transformer_blocks.*.attn2": Attention("LTXVideoAttnProcessor"),
     },
+    tokenwise="hidden_states",
 )

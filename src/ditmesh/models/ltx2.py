@@ -47,4 +47,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.audio_to_video_attn": Attention(_PROCESSORS, ("image",), keys=("audio",)),
         "transformer_blocks.*.video_to_audio_attn": Attention(_PROCESSORS, ("audio",), keys=("image",)),
     },
+    batch_dims={"spatio_temporal_guidance_blocks": None},
 )

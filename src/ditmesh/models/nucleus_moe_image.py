@@ -42,4 +42,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("NucleusMoEAttnProcessor2_0", ("image",), keys=("image", "text")),
     },
     kv_heads="num_key_value_heads",
+    tokenwise="hidden_states",
 )

@@ -22,7 +22,10 @@ SPEC = ModelSpec(
     attention={"layers.*.self_attn": Attention("OmniGenAttnProcessor2_0", ("joint",))},
     width="hidden_size",
     kv_heads="num_key_value_heads",
-    batch_dims=dict.fromkeys(
-        ("input_img_latents", "input_image_sizes"), Refuse("the pictures of all samples are numbered through.")
-    ),
+    batch_dims={
+        "position_ids": None,  # its RoPE reads the first sample's positions, and the greatest of all
+        **dict.fromkeys(
+            ("input_img_latents", "input_image_sizes"), Refuse("the pictures of all samples are numbered through.")
+        ),
+    },
 )

@@ -33,4 +33,5 @@ SPEC = ModelSpec(
     attention={
         "transformer_blocks.*.attn": Attention("QwenDoubleStreamAttnProcessor2_0", ("text", "image")),
     },
+    tokenwise="hidden_states",
 )

@@ -33,4 +33,5 @@ SPEC = ModelSpec(
             "QwenImage21AttnProcessor", ("image",), keys=_STREAMS, names_backend=True
         ),
     },
+    batch_dims=dict.fromkeys(("img_mask", "img_shapes")),  # those of the first sample hold for all
 )

@@ -34,4 +34,5 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("JointAttnProcessor2_0", ("image", "text")),
         "transformer_blocks.*.attn2?": Attention("JointAttnProcessor2_0", ("image",)),
     },
+    batch_dims={"skip_layers": None},
 )

@@ -17,13 +17,15 @@ import torch.distributed as dist
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from ditmesh.parallel.halves import Halves, count_repeats
 from ditmesh.runtime.collectives import all_gather
-from ditmesh.spec import ModelSpec, Refuse, Split
+from ditmesh.runtime.mesh import Axis
+from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
 from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.request import Requests
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,17 @@ class Form:
     dtype: torch.dtype
 
 
-class Request:
+class Branches:
     """What the transformers of a pipeline have in common: a second branch may be another transformer's.
 
     Attributes:
+        requests: those of the pipeline; None if a transformer is called by itself.
         pair: the branches of the step under way; None before the first.
         completed: some step had two.
-        expects_two: whether the pipeline says that the request under way has two branches.
     """
 
-    def __init__(self) -> None:
-        self.expects_two: Callable[[], bool] = lambda: False
+    def __init__(self, requests: Requests | None) -> None:
+        self.requests = requests
         self.begin()
 
     def begin(self) -> None:
@@ -52,47 +54,54 @@ class Request:
         self.pair: Pair | None = None
         self.completed = False
 
+    def are_expected(self) -> bool:
+        """Whether the pipeline says that the request under way has two."""
+        if self.requests is None:
+            return False
+        pipe = self.requests.pipe
+        guiders = [part.config for part in pipe.components.values() if isinstance(part, BaseGuidance)]
+        if guiders:
+            return any(x.get("start", 0) > 0 and x.get("guidance_scale", 1) > 1 for x in guiders)
+        return bool(getattr(pipe, "do_classifier_free_guidance", False))
+
 
 class Guidance:
     """Runs one of the branches of a transformer on this rank.
 
     Attributes:
-        request: the one under way.
+        branches: those of the request under way.
         is_distilled: the model takes the scale of guidance as an input.
         in_halves: what runs is half of a batch, and the other rank runs the other half.
     """
 
-    def __init__(
-        self, spec: ModelSpec, names: list[str], mesh: DeviceMesh, run: Callable[..., Any], is_distilled: bool
-    ):
-        self.title, self.names, self.mesh, self.run = spec.title, names, mesh, run
-        self.is_distilled = is_distilled
-        root = spec.cp_plan.get("", {})
-        assert not isinstance(root, Split)
-        self.cuts = root if isinstance(root, dict) else {}
-        self.batch_dims, self.memories = spec.batch_dims, spec.memories
+    def __init__(self, model: nn.Module, spec: ModelSpec, mesh: Axis, run: Callable[..., Any], is_distilled: bool):
+        self.title, self.names, self.mesh, self.run = spec.title, argument_names(model), mesh, run
+        self.is_distilled, self.memories = is_distilled, spec.memories
+        self.halves = Halves(model, spec)
         self.forms: dict[Any, Any] = {}
-        self.request = Request()
+        self.branches = Branches(None)
         self.in_halves = False
         self.begin_request()
 
     def begin_request(self) -> None:
         """Forget the last request: what is found out about one holds until then."""
-        self.request.begin()
-        self.in_one_batch: dict[Any, bool] = {}
+        self.branches.begin()
+        self.in_one_batch: dict[Any, int] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.branches.requests is not None:
+            self.branches.requests.notice(self.names, args, kwargs)
         bound = tree_map(plain, bind(self.names, args, kwargs))
         memories = {name: x for name, x in bound.items() if "cache" in name and x is not None}
         if self._fills(memories):
             return self.run(**bound)
         key = _form_of(bound)
-        pair = self.request.pair
+        pair = self.branches.pair
         if pair is not None and not pair.settled:
             return self._second(pair, key, bound)
         if key not in self.in_one_batch:
-            self.in_one_batch[key] = not memories and self._is_doubled(bound.get(self.names[0]))
-        return self._half(bound) if self.in_one_batch[key] else self._first(key, bound)
+            self.in_one_batch[key] = 1 if memories else self._count_repeats(bound.get(self.names[0]))
+        return self._half(bound) if self.in_one_batch[key] == 2 else self._first(key, bound)
 
     def _fills(self, memories: dict[str, Any]) -> bool:
         """Whether a call keeps keys and values for later ones: no branch of a step, so that every rank runs it."""
@@ -105,10 +114,11 @@ class Guidance:
 
     def _half(self, bound: dict[str, Any]) -> Any:
         """Both branches in one batch."""
-        self.request.completed = True
+        self.halves.check_attention()
         rank, latents = self.mesh.get_local_rank(), bound[self.names[0]]
         batch = len(latents)
-        mine = {name: self._halve(name, value, batch, isinstance(latents, list))[rank] for name, value in bound.items()}
+        mine = {name: self.halves.of(name, value, latents)[rank] for name, value in bound.items()}
+        self.branches.completed = True
         self.in_halves = True
         try:
             leaves, form = tree_flatten(self.run(**mine))
@@ -121,45 +131,18 @@ class Guidance:
         whole = [all_gather(x, 0, [len(x)] * 2, self.mesh) if isinstance(x, Tensor) else x for x in leaves]
         return tree_unflatten(whole, form)
 
-    def _halve(self, name: str, value: Any, batch: int, listed: bool) -> tuple[Any, Any]:
-        """An argument for each of the ranks; what has no batch is for both."""
-        dim = self.batch_dims.get(name, 0)
-        if isinstance(dim, Refuse) and value:
-            raise ValueError(
-                f"cfg_size=2 cannot halve a batch of {self.title} with {name}: {dim.why} "
-                f"Leave it out, or use these ranks otherwise: ulysses_size=2."
-            )
-        if isinstance(dim, Refuse | None):
-            return value, value
-        if isinstance(value, Tensor):
-            cut = self.cuts.get(name)
-            runs_along = (
-                isinstance(cut, Split) and cut.ndim in (None, value.ndim) and cut.dim in (dim, dim - value.ndim)
-            )
-            if value.ndim > dim and value.shape[dim] == batch and not runs_along:
-                first, second = value.chunk(2, dim)
-                return first, second
-        elif isinstance(value, list) and len(value) == batch and (listed or not _tensors(value)):
-            return value[: batch // 2], value[batch // 2 :]
-        elif isinstance(value, list | tuple):
-            halves = [self._halve(name, x, batch, listed) for x in value]
-            return type(value)(a for a, _ in halves), type(value)(b for _, b in halves)
-        elif isinstance(value, dict):
-            pairs = {key: self._halve(name, x, batch, listed) for key, x in value.items()}
-            return {key: a for key, (a, _) in pairs.items()}, {key: b for key, (_, b) in pairs.items()}
-        return value, value
-
     def _first(self, key: Any, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
         output = self._run_on(FIRST, key, bound)
-        pair = self.request.pair = Pair(self.mesh, _tensors(output), self._alone)
+        repeats = self.in_one_batch[key]
+        pair = self.branches.pair = Pair(self.mesh, _tensors(output), lambda: self._alone(repeats))
         return tree_map(lambda x: Deferred.of(x, pair), output)
 
     def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
         output = self._run_on(SECOND, key, bound)
         pair.complete(_tensors(output))
-        self.request.completed = True
+        self.branches.completed = True
         return output
 
     def _run_on(self, rank: int, key: Any, bound: dict[str, Any]) -> Any:
@@ -181,7 +164,7 @@ class Guidance:
         if not is_known:
             dist.broadcast_object_list(told, group=self.mesh.get_group(), group_src=rank)
             if isinstance(told[0], ValueError):
-                self.request.pair = None
+                self.branches.pair = None
                 raise told[0]
             self.forms[rank, key] = told[0]
         if is_here:
@@ -192,11 +175,18 @@ class Guidance:
             self.forms[rank, key],
         )
 
-    def _alone(self) -> None:
-        """A step has one branch: some do, but not the first."""
+    def _alone(self, repeats: int) -> None:
+        """A step has one branch: some do, but not the first. Or it has several in a batch that has no halves."""
         self.in_one_batch.clear()  # the next step may have its two in one batch
-        if not self.request.completed and not self.request.expects_two():
-            self.request.pair = None
+        if not self.branches.completed and repeats > 1:
+            self.branches.pair = None
+            raise ValueError(
+                f"cfg_size=2: this request gives {self.title} the same latents {repeats} times in one batch, so it has "
+                f"{repeats} branches, and two ranks cannot share them evenly. Use these ranks otherwise: tp_size=2, or "
+                f"dp_size=2 for two pictures at once."
+            )
+        if not self.branches.completed and not self.branches.are_expected():
+            self.branches.pair = None
             why = ": its guidance is distilled, and guidance_scale is an input of it" if self.is_distilled else ""
             raise ValueError(
                 f"cfg_size=2: this request runs {self.title} once a step, so there is no second branch to share "
@@ -205,18 +195,14 @@ class Guidance:
             )
         logging.getLogger("ditmesh").info("a step of %s has one branch; its second rank waits", self.title)
 
-    def _is_doubled(self, latents: Any) -> bool:
-        """Whether a batch holds the same latents twice, for the two branches; the ranks decide it as one."""
-        if not isinstance(latents, Tensor | list) or (isinstance(latents, Tensor) and not latents.ndim):
-            return False
-        half = len(latents) // 2
-        if not half or len(latents) % 2:
-            return False
-        halves = tree_leaves(latents[:half]), tree_leaves(latents[half:])
-        same = len(halves[0]) == len(halves[1]) and all(map(torch.equal, *halves))
-        decided = torch.tensor([same], dtype=torch.int32, device=halves[0][0].device)
+    def _count_repeats(self, latents: Any) -> int:
+        """How many times a batch holds the same latents, for as many branches; the ranks decide it as one."""
+        leaves = _tensors(latents)
+        if not leaves:
+            return 1
+        decided = torch.tensor([count_repeats(latents)], dtype=torch.int32, device=leaves[0].device)
         dist.broadcast(decided, group=self.mesh.get_group(), group_src=FIRST)
-        return bool(decided.item())
+        return int(decided.item())
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -243,7 +229,7 @@ def _relist(nested: Any, samples: list[Tensor]) -> Any:
     return type(nested)(**{key: _relist(x, samples) for key, x in nested.items()})
 
 
-def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> Guidance:
+def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: ExitStack) -> Guidance:
     """Give each of two ranks one branch of guidance, in place.
 
     Args:
@@ -254,7 +240,7 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
     """
     is_distilled = isinstance(model, ConfigMixin) and bool(model.config.get("guidance_embeds"))
     run = model._compiled_call_impl or model._call_impl
-    guidance = Guidance(spec, argument_names(model), mesh, run, is_distilled)
+    guidance = Guidance(model, spec, mesh, run, is_distilled)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return guidance(*args, **kwargs)
@@ -265,21 +251,9 @@ def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh,
     return guidance
 
 
-def watch_guidance(pipe: Any, guidances: Sequence[Guidance], undo: ExitStack) -> None:
-    """Let a pipeline's progress bar begin the requests, and its own word tell whether they have two branches."""
-    progress_bar = pipe.progress_bar
-    request = Request()
-    guiders = [part.config for part in pipe.components.values() if isinstance(part, BaseGuidance)]
-    if guiders:
-        request.expects_two = lambda: any(x.get("start", 0) > 0 and x.get("guidance_scale", 1) > 1 for x in guiders)
-    elif "do_classifier_free_guidance" in dir(type(pipe)):
-        request.expects_two = lambda: bool(pipe.do_classifier_free_guidance)
+def watch_guidance(requests: Requests, guidances: Sequence[Guidance]) -> None:
+    """Let a pipeline's requests begin those of its transformers, which share their branches."""
+    branches = Branches(requests)
     for guidance in guidances:
-        guidance.request = request
-
-    def begin_requests(*args: Any, **kwargs: Any) -> Any:
-        for guidance in guidances:
-            guidance.begin_request()
-        return progress_bar(*args, **kwargs)
-
-    override(pipe, "progress_bar", begin_requests, undo)
+        guidance.branches = branches
+        requests.at_beginning.append(guidance.begin_request)

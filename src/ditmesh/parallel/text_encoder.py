@@ -11,41 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
+from ditmesh.models.text_encoders import PLANS, TEXT_ENCODERS
 from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
+from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
 from ditmesh.upstream.modules import expand, parameter
 
-# For the language models that transformers has no plan for. One is taken for a model that has all its modules.
-PLANS: tuple[Mapping[str, str], ...] = (
-    {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    },
-    {
-        "block.*.layer.0.SelfAttention.q": "colwise",
-        "block.*.layer.0.SelfAttention.k": "colwise",
-        "block.*.layer.0.SelfAttention.v": "colwise",
-        "block.*.layer.0.SelfAttention.relative_attention_bias?": "colwise",  # a table with a column for each head
-        "block.*.layer.0.SelfAttention.o": "rowwise",
-        "block.*.layer.1.DenseReluDense.wi?": "colwise",
-        "block.*.layer.1.DenseReluDense.wi_0?": "colwise",
-        "block.*.layer.1.DenseReluDense.wi_1?": "colwise",
-        "block.*.layer.1.DenseReluDense.wo": "rowwise",
-    },
-)
 COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for packed parts, which we cut one by one
 ROWS = {"rowwise", "rowwise_split_input"}
 APART = {"replicated_with_grad_allreduce", "embedding_rowwise"}  # norms of one head; embeddings, sharded in any case
-KEPT_WHOLE = {"CLIPTextModel": "it is small", "CLIPTextModelWithProjection": "it is small"}
 
 HEAD_WIDTH = ("head_dim", "key_value_proj_dim")  # what attention modules call their facts
 HEADS = ("num_heads", "n_heads", "num_attention_heads", "num_key_value_heads")
@@ -70,7 +47,7 @@ class Group:
         return self.row.in_features // self.width
 
 
-def apply_text_encoder_parallel(encoder: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> list[str]:
+def apply_text_encoder_parallel(encoder: nn.Module, mesh: Axis, undo: ExitStack) -> list[str]:
     """Shard a text encoder over a one-dimensional mesh, in place: what it returns stays the same on every rank.
 
     The language model inside it is sharded, with its token embeddings and the head over the vocabulary. Attention heads
@@ -89,8 +66,8 @@ def apply_text_encoder_parallel(encoder: nn.Module, mesh: DeviceMesh, undo: Exit
         ValueError: no plan covers it, or it has fewer heads than the mesh ranks; nothing has been changed then.
     """
     title = type(encoder).__name__
-    if title in KEPT_WHOLE:
-        return [f"{title}: {_size(encoder)}, {KEPT_WHOLE[title]}"]
+    if TEXT_ENCODERS.get(title) == ("",):
+        return [f"{title}: {_size(encoder)}, it is small"]
     stacks = _stacks(encoder)
     groups = [group for name, stack, plan in stacks for group in _groups(f"{title}.{name}".rstrip("."), stack, plan)]
     for group in groups:
@@ -188,7 +165,7 @@ def _wide(heads: range, width: int) -> range:
     return range(heads.start * width, heads.stop * width)
 
 
-def _shard_group(group: Group, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _shard_group(group: Group, mesh: Axis, undo: ExitStack) -> None:
     queries = even_ranges(group.heads, mesh.size())
     mine = queries[mesh.get_local_rank()]
     facts = dict.fromkeys(HEADS, len(mine)) | {"inner_dim": len(mine) * group.width}
@@ -241,10 +218,12 @@ def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
         table.weight = parameter(shard.restore(table.weight), table.weight)
 
 
-def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: DeviceMesh, undo: ExitStack) -> set[int]:
+def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: Axis, undo: ExitStack) -> set[int]:
     """Shard the token embeddings and the linear that scores tokens, by token; returns the ids of what it sharded."""
     whole, shard = embedding.weight, Shard.even(0, (embedding.num_embeddings,), mesh)
-    tied = [module for module in encoder.modules() if module._parameters.get("weight") is whole]
+    tied = [
+        module for module in encoder.modules() if dict(module.named_parameters(recurse=False)).get("weight") is whole
+    ]
     tied = [module for module in tied if isinstance(module, nn.Embedding) or type(module) is nn.Linear]
     scorer = encoder.get_output_embeddings() if isinstance(encoder, PreTrainedModel) else None
     linears = dict.fromkeys(module for module in [*tied, scorer] if type(module) is nn.Linear)

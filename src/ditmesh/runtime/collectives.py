@@ -3,15 +3,14 @@
 Each takes the one-dimensional mesh of the ranks that take part. They are for inference: no gradient passes through.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ditmesh.runtime.mesh import Axis
 
 # torch 2.13 renamed it.
 _all_gather_single = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
@@ -32,26 +31,26 @@ def shard_sizes(length: int, degree: int) -> list[int]:
     return [base + 1] * longer + [base] * (degree - longer)
 
 
-def shard(x: Tensor, dim: int, mesh: DeviceMesh) -> Tensor:
+def shard(x: Tensor, dim: int, mesh: Axis) -> Tensor:
     """This rank's shard of a dimension, as a view."""
     return x.tensor_split(mesh.size(), dim)[mesh.get_local_rank()]
 
 
-def all_reduce(x: Tensor, mesh: DeviceMesh) -> Tensor:
+def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
     """The sum over the ranks, in place."""
     x = x.detach()
     dist.all_reduce(x, group=mesh.get_group())
     return x
 
 
-def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: DeviceMesh) -> Tensor:
+def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axis) -> Tensor:
     """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
     received = x.new_empty(sum(receive))
     dist.all_to_all_single(received, x.detach(), list(receive), list(send), group=mesh.get_group())
     return received
 
 
-def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: DeviceMesh) -> Tensor:
+def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: Axis) -> Tensor:
     """Every rank's shard, ``sizes[i]`` long on rank i, put together along ``dim``."""
     rows = x.detach().movedim(dim, 0).contiguous()
     if len(set(sizes)) == 1:
@@ -72,7 +71,7 @@ class Rotation:
     The tensor sent and the handles are held until ``wait``: a dropped handle is a lost message on gloo.
     """
 
-    def __init__(self, sent: Tensor, received: Tensor, mesh: DeviceMesh):
+    def __init__(self, sent: Tensor, received: Tensor, mesh: Axis):
         group, rank, degree = mesh.get_group(), mesh.get_local_rank(), mesh.size()
         sent, transfers = sent.detach(), []
         if sent.numel():
@@ -91,8 +90,8 @@ class Rotation:
 class Transfer:
     """A tensor on its way to a rank of a group, or from it; tensor and handle are held until ``wait``."""
 
-    def __init__(self, x: Tensor, group: dist.ProcessGroup, to: int | None = None, source: int | None = None):
-        self._held = x
+    def __init__(self, x: Tensor, axis: Axis, to: int | None = None, source: int | None = None):
+        self._held, group = x, axis.get_group()
         self._work = (
             dist.irecv(x, group=group, group_src=source) if to is None else dist.isend(x, group=group, group_dst=to)
         )
@@ -103,56 +102,7 @@ class Transfer:
         return self._held
 
 
-def broadcast(x: Tensor, source: int, mesh: DeviceMesh) -> Tensor:
+def broadcast(x: Tensor, source: int, mesh: Axis) -> Tensor:
     """The tensor of one rank on all of them, in place."""
     dist.broadcast(x, group=mesh.get_group(), group_src=source)
     return x
-
-
-class CommunicationCounter(TorchDispatchMode):
-    """Count the collectives that run inside a ``with`` block and the bytes this rank puts on the wire for them.
-
-    Reads torch's own communication operators, so it counts what is sent, not what we believe we send. The bytes of an
-    all-reduce are those of its ring algorithm, ``2 (n - 1) / n`` of the tensor.
-
-    Attributes:
-        calls: number of calls by operator ("alltoall_base_", "allreduce_", "send", ...).
-        bytes: bytes sent by operator.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
-
-    @property
-    def total_bytes(self) -> int:
-        """All bytes sent."""
-        return sum(self.bytes.values())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "c10d":
-            name = func._schema.name.removeprefix("c10d::")
-            self.calls[name] += 1
-            self.bytes[name] += _bytes_sent(name, args)
-        return func(*args, **(kwargs or {}))
-
-
-def _bytes_sent(name: str, args: tuple[Any, ...]) -> int:
-    def size(tensors: Any) -> int:
-        tensors = tensors if isinstance(tensors, (list, tuple)) else [tensors]
-        return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-
-    if name == "alltoall_base_":
-        _, sent, group, _, splits = args[:5]
-        group = dist.ProcessGroup.unbox(group)
-        kept = splits[group.rank()] if splits else len(sent) // group.size()
-        return size(sent) - kept * sent[:1].numel() * sent.element_size()
-    if name == "_allgather_base_":
-        return size(args[1]) * (dist.ProcessGroup.unbox(args[2]).size() - 1)
-    if name == "allreduce_":
-        degree = dist.ProcessGroup.unbox(args[1]).size()
-        return 2 * size(args[0]) * (degree - 1) // degree
-    if name == "send":
-        return size(args[0])
-    return 0 if name in ("recv_", "barrier") else size(args[0])

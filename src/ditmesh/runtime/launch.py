@@ -17,8 +17,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -86,12 +86,12 @@ def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    first = FirstDeath()
+    failed: Sequence[int] = ()
     try:
-        with first:
+        with first_death() as failed:
             run.main(list(arguments))
     except ChildFailedError as error:
-        return end_of(error.failures, first.pid)
+        return end_of(error.failures, next(iter(failed), None))
     except SignalException as stopped:
         words = f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it"
         if nodes is not None:
@@ -134,34 +134,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-class FirstDeath:
-    """A context that sees which child of this process is the first to fail: torch.distributed.run then ends the others.
+@contextmanager
+def first_death() -> Iterator[list[int]]:
+    """See which child of this process is the first to fail, before torch.distributed.run ends the others; on Linux."""
+    failed, over = list[int](), threading.Event()
 
-    Attributes:
-        pid: of that child; None if there is none, or nothing here can tell.
-    """
-
-    def __init__(self) -> None:
-        self.pid: int | None = None
-        self._over = threading.Event()
-
-    def __enter__(self) -> None:
-        if sys.platform == "linux":
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            try:
+    def watch() -> None:
+        while not failed and not over.wait(SECONDS_BETWEEN_LOOKS):
+            with suppress(ChildProcessError):  # none was started yet
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # and leave it for whoever started it
-            except ChildProcessError:
-                ended = None  # none was started yet
-            if ended is not None and ended.si_status:
-                self.pid = ended.si_pid
-                return
-            self._over.wait(SECONDS_BETWEEN_LOOKS)
+                if ended is not None and ended.si_status:
+                    failed.append(ended.si_pid)
+
+    if sys.platform == "linux":
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield failed
+    finally:
+        over.set()
 
 
 def end_of(failures: Mapping[int, Failure], first: int | None = None) -> End:
@@ -200,8 +190,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ValueError) and origin and (PACKAGE in origin.filename or origin.name == "check_inputs"):
         return " ".join(str(error).split())
     frames = [frame for frame in told.stack if not any(way in frame.filename for way in WAY_IN)]
-    shown = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
-    return f"{''.join(told.format_exception_only()).strip()}\n{shown}".rstrip()
+    trace = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
+    return f"{''.join(told.format_exception_only()).strip()}\n{trace}".rstrip()
 
 
 def leave_last_words(words: str) -> None:
@@ -239,9 +229,8 @@ def fail_aloud(kind: type[BaseException], error: BaseException, trace: Traceback
         pass  # another rank failed first, and this one mostly lost its connection to it
     else:
         # Not sys.stderr, in whose place torch.distributed has a buffer while this runs.
-        print(
-            f"rank {os.environ['RANK']} failed: {shown(describe(error), lines=True)}", file=sys.__stderr__, flush=True
-        )
+        words = f"rank {os.environ['RANK']} failed: {describe(error)}"
+        print(shown(words, lines=True), file=sys.__stderr__, flush=True)
     fail(kind, error, trace)
 
 

@@ -1,92 +1,142 @@
 """Turn a layout into the groups of ranks along its axes: dp, cfg, pp, ring, ulysses and tp, outer to inner."""
 
 import gc
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache
-from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
 
-from ditmesh.config import AXES, ParallelismConfig, rank_groups
+from ditmesh.config import ParallelismConfig, rank_groups
+from ditmesh.upstream.process_groups import end_group, make_group
 
-Rows = tuple[tuple[int, ...], ...]  # the ranks of each group
+TIMEOUT = "DITMESH_TIMEOUT"
+SECONDS = 600  # if the variable does not say
+
+
+def patience() -> timedelta:
+    """How long a rank waits for another one.
+
+    Raises:
+        ValueError: the variable is no number of seconds.
+    """
+    given = os.environ.get(TIMEOUT, str(SECONDS))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{TIMEOUT}={given} is no number of seconds above 0; set it to 600, say, or unset it.")
+    return timedelta(seconds=seconds)
+
+
+class Axis:
+    """The ranks of one group, as every strategy holds them.
+
+    Its process group is ended when a request fails, and made again before the next one: whoever holds the axis goes on
+    with the new group. The members make it, and nobody else.
+
+    Attributes:
+        ranks: the numbers of its members in the world, in order.
+        device_type: where its tensors are.
+    """
+
+    def __init__(self, ranks: tuple[int, ...], purpose: str, device_type: str):
+        self.ranks, self.device_type = ranks, device_type
+        self._name, self._made = f"ditmesh/{purpose}/{'-'.join(map(str, ranks))}", 0
+        self._place = ranks.index(dist.get_rank())
+        self._group: dist.ProcessGroup | None = None
+
+    def size(self) -> int:
+        return len(self.ranks)
+
+    def get_local_rank(self) -> int:
+        return self._place
+
+    def get_group(self) -> dist.ProcessGroup:
+        if self._group is None:
+            self._group, self._made = make_group(self.ranks, f"{self._name}/{self._made}", patience()), self._made + 1
+        return self._group
+
+    def end(self) -> None:
+        """End the group, and with it whatever is under way in it, on all of its ranks."""
+        if self._group is not None:
+            group, self._group = self._group, None
+            end_group(group)
 
 
 @dataclass(frozen=True)
 class Mesh:
     """All ranks of a job along the axes of a layout; ``mesh["tp"]`` are those of this rank's group of that axis.
 
-    Groups of the same ranks are one: a communicator costs threads on a CPU and memory on a GPU. For that reason this is
-    no DeviceMesh of many dimensions, which makes one for each axis, however many ranks it has.
+    Groups of the same ranks are one: a communicator costs threads on a CPU and memory on a GPU.
+
+    Attributes:
+        axes: all that were asked for, in the order in which every rank makes their groups.
     """
 
     layout: ParallelismConfig
     device_type: str
+    axes: dict[Axis, None] = field(default_factory=dict, compare=False)
 
-    def __getitem__(self, axis: str) -> DeviceMesh:
+    def __getitem__(self, axis: str) -> Axis:
         return self.along(axis)
 
-    def along(self, *axes: str) -> DeviceMesh:
-        """The ranks that differ from this one along these axes alone, as one axis.
+    def along(self, *axes: str) -> Axis:
+        """The ranks that differ from this one along these axes alone, as one axis."""
+        [row] = [row for row in rank_groups(self.layout, *axes) if dist.get_rank() in row]
+        return self.of(row, "all")
 
-        The first time, every rank has to ask for them, and for others in the same order.
-        """
-        return _axis(self.rows(*axes), self.device_type, dist.group.WORLD)
-
-    def rows(self, *axes: str) -> Rows:
-        """The ranks of every group along these axes."""
-        return tuple(map(tuple, rank_groups(self.layout, *axes)))
-
-
-@cache
-def _axis(rows: Rows, device_type: str, world: dist.ProcessGroup) -> DeviceMesh:
-    if len(rows) == 1:
-        return DeviceMesh(device_type, list(rows[0]))
-    return DeviceMesh.from_group(_group(rows, "all", world), device_type)
+    def of(self, ranks: list[int], purpose: str) -> Axis:
+        """These ranks, of which this one is one; groups of another purpose are other groups."""
+        axis = _axis(tuple(ranks), purpose, self.device_type, dist.group.WORLD)
+        self.axes[axis] = None
+        axis.get_group()
+        return axis
 
 
 @cache
-def _group(rows: Rows, purpose: str, world: dist.ProcessGroup) -> Any:
-    """The group of the row that this rank is in, if it is in one; every rank makes every group."""
-    groups = [dist.new_group(list(row)) for row in rows]
-    return next((group for row, group in zip(rows, groups, strict=True) if dist.get_rank() in row), None)
+def _axis(ranks: tuple[int, ...], purpose: str, device_type: str, world: dist.ProcessGroup) -> Axis:
+    return Axis(ranks, purpose, device_type)
 
 
 def build_mesh(parallelism: ParallelismConfig, device_type: str) -> Mesh:
     """The mesh of a layout over all ranks, which must be as many as the layout needs."""
     assert dist.get_world_size() == parallelism.world_size, "check_layout compares them before"
-    mesh = Mesh(parallelism, device_type)
-    mesh.along(*AXES)  # the world's own group, with which torch sets this rank's device if nobody has
-    for axis in AXES:
-        mesh.along(axis)
-    return mesh
+    if device_type == "cuda" and not torch.cuda.is_initialized():
+        local = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    return Mesh(parallelism, device_type)
 
 
-def replica_mesh(mesh: Mesh) -> DeviceMesh:
+def replica_mesh(mesh: Mesh) -> Axis:
     """All ranks that make one picture together, as one axis."""
     return mesh.along("cfg", "pp", "ring", "ulysses", "tp")
 
 
-def forward_mesh(mesh: Mesh) -> DeviceMesh:
+def forward_mesh(mesh: Mesh) -> Axis:
     """The ranks that share one forward of the transformer, as one axis."""
     return mesh.along("pp", "ring", "ulysses", "tp")
 
 
-def sequence_mesh(mesh: Mesh) -> DeviceMesh:
+def sequence_mesh(mesh: Mesh) -> Axis:
     """The ranks that share a sequence, ring outside and Ulysses inside, as one axis."""
     return mesh.along("ring", "ulysses")
 
 
-def lanes(mesh: Mesh) -> tuple[Any, Any]:
+def lanes(mesh: Mesh) -> tuple[Axis, Axis]:
     """Two groups of the ranks along ``pp``, for what a stage takes and what it gives: neither waits for the other."""
-    rows = mesh.rows("pp")
-    return _group(rows, "even lane", dist.group.WORLD), _group(rows, "odd lane", dist.group.WORLD)
+    ranks = list(mesh["pp"].ranks)
+    return mesh.of(ranks, "even lane"), mesh.of(ranks, "odd lane")
 
 
-def shortcut(mesh: Mesh, source: int, target: int) -> Any:
-    """A group of two stages, for what one gives the other past those between them; every rank asks for it."""
-    return _group(tuple((row[source], row[target]) for row in mesh.rows("pp")), "shortcut", dist.group.WORLD)
+def shortcut(mesh: Mesh, source: int, target: int) -> Axis | None:
+    """Two stages, for what one gives the other past those between them; None on the others."""
+    stages = mesh["pp"]
+    ends = [stages.ranks[source], stages.ranks[target]]
+    return mesh.of(ends, "shortcut") if dist.get_rank() in ends else None
 
 
 def leave_ranks() -> None:
@@ -99,5 +149,4 @@ def leave_ranks() -> None:
         return
     dist.destroy_process_group()
     _axis.cache_clear()
-    _group.cache_clear()
     gc.collect()

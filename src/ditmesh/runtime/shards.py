@@ -6,9 +6,9 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.runtime.collectives import all_gather, shard_sizes
+from ditmesh.runtime.mesh import Axis
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Shard:
 
     dim: int
     kept: tuple[tuple[range, ...], ...]  # by rank
-    mesh: DeviceMesh
+    mesh: Axis
 
     @classmethod
-    def even(cls, dim: int, parts: tuple[int, ...], mesh: DeviceMesh) -> Self:
+    def even(cls, dim: int, parts: tuple[int, ...], mesh: Axis) -> Self:
         """Every packed part of the dimension over the ranks, as evenly as can be."""
         starts = accumulate(parts, initial=0)
         ranges = [

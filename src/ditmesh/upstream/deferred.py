@@ -1,73 +1,87 @@
-"""What a rank hands out for numbers that are not there yet, and how all ranks come to have them."""
+"""Deferred tensors: what a rank hands out for numbers that are not there yet, and how all ranks come to have them."""
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_leaves, tree_map
+
+from ditmesh.runtime.mesh import Axis
 
 FIRST, SECOND = 0, 1  # ranks, by the branch they run
 
-# What may be asked of a tensor whose numbers are not there yet: its form, and what only says its numbers another way.
-FORM = {"size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__"}
+# What may be asked of a deferred tensor as it is: its form, and what says the same numbers in another way.
+FORM = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.__len__, torch.numel}
+FORM |= {Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.is_complex}
 RESTATED = {
-    "view", "reshape", "flatten", "narrow", "unsqueeze", "squeeze", "transpose", "permute", "movedim", "chunk", "split",
-    "unbind", "detach", "contiguous", "clone", "to", "float", "half", "bfloat16", "double", "__get__",
+    Tensor.view, Tensor.reshape, Tensor.flatten, Tensor.narrow, Tensor.unsqueeze, Tensor.squeeze, Tensor.transpose,
+    Tensor.permute, Tensor.movedim, Tensor.chunk, Tensor.split, Tensor.unbind, Tensor.detach, Tensor.contiguous,
+    Tensor.clone, Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double,
+    torch.reshape, torch.flatten, torch.narrow, torch.unsqueeze, torch.squeeze, torch.transpose, torch.permute,
+    torch.movedim, torch.chunk, torch.split, torch.unbind, torch.detach, torch.clone,
 }  # fmt: skip
 PLAIN_INDEX = int | slice | type(None) | type(Ellipsis)
 
 
-class Maker(Protocol):
-    """Who makes the numbers of a promise, on all ranks at once.
+class Source:
+    """Where the numbers of deferred tensors come from. All ranks get them at once.
 
     Attributes:
         settled: they are there.
     """
 
-    settled: bool
+    def __init__(self) -> None:
+        self.settled = False
+        self.copies: list[Callable[[], None]] = []
 
     def settle(self) -> None:
-        """Have the numbers made, if they are not there."""
-        ...
+        """Get the numbers, if they are not there."""
+        raise NotImplementedError
 
-    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
-        """A promise of what says the same as one, or NotImplemented if only the numbers can."""
-        ...
+    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What says the same numbers in another way is deferred too. A copy is made again when they are there."""
+        out, memory = func(*args, **kwargs), args[0].untyped_storage().data_ptr()
+        copies = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if any(x.untyped_storage().data_ptr() != memory for x in copies):
+            self.copies.append(lambda: _refill(copies, func(*args, **kwargs)))
+        return tree_map(lambda x: Deferred.of(x, self), out)
+
+    def _refill_copies(self) -> None:
+        with torch._C.DisableTorchFunctionSubclass():
+            for refill in self.copies:
+                refill()
+        self.copies = []
 
 
 class Deferred(Tensor):
-    """A tensor that another rank may still be working on; reading it waits for that rank."""
+    """A tensor that another rank may still be working on. Reading it waits for that rank."""
 
-    pair: Maker
+    source: Source
 
     @staticmethod
-    def of(x: Any, pair: Maker) -> Any:
-        """The same memory, as a promise; what is no tensor stays what it is."""
+    def of(x: Any, source: Source) -> Any:
+        """The same memory, deferred; what is no tensor stays what it is."""
         if not isinstance(x, Tensor):
             return x
-        promise = x.as_subclass(Deferred)
-        promise.pair = pair
-        return promise
+        deferred = x.as_subclass(Deferred)
+        deferred.source = source
+        return deferred
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        pairs = [x.pair for x in tree_leaves((args, kwargs)) if isinstance(x, Deferred)]
-        name = func.__name__
-        is_restated = name in RESTATED or (name == "__getitem__" and _is_plain(args[1]))
-        is_restated = is_restated and bool(args) and isinstance(args[0], Deferred)
-        if is_restated and not pairs[0].settled:
+        sources = [x.source for x in tree_leaves((args, kwargs)) if isinstance(x, Deferred)]
+        is_attribute = func.__name__ == "__get__"
+        restates = is_attribute or func in RESTATED or (func is Tensor.__getitem__ and _is_plain(args[1]))
+        if restates and args and isinstance(args[0], Deferred) and not args[0].source.settled:
             with torch._C.DisableTorchFunctionSubclass():
-                restated = pairs[0].restate(func, args, kwargs, func(*args, **kwargs))
-            if restated is not NotImplemented:
-                return restated
-        if name not in FORM:
-            for pair in pairs:
-                pair.settle()
+                return args[0].source.restate(func, args, kwargs)
+        if func not in FORM:
+            for source in sources:
+                source.settle()
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -82,28 +96,24 @@ def _is_plain(index: Any) -> bool:
     return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
 
 
-class Pair:
+def _refill(copies: list[Tensor], now: Any) -> None:
+    for made, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
+        made.copy_(x)
+
+
+class Pair(Source):
     """The two branches of one step.
 
     Attributes:
         first: the tensors of the first branch.
-        settled: they are there.
     """
 
-    def __init__(self, mesh: DeviceMesh, first: list[Tensor], alone: Callable[[], None]):
+    def __init__(self, mesh: Axis, first: list[Tensor], alone: Callable[[], None]):
+        super().__init__()
         self.mesh, self.first, self.alone = mesh, first, alone
-        self.settled = False
-        self.copies: list[Callable[[], None]] = []
-
-    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
-        """A promise of what says the same as one; if it is no view of it, it is made again when the first is there."""
-        source, copies = args[0].untyped_storage().data_ptr(), [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        if any(x.untyped_storage().data_ptr() != source for x in copies):
-            self.copies.append(lambda: _refill(copies, func(*args, **kwargs)))
-        return tree_map(lambda x: Deferred.of(x, self), out)
 
     def settle(self) -> None:
-        """Fill the promise although there is no second branch: the first rank sends what it has."""
+        """Fill the first branch although there is no second: the first rank sends what it has."""
         if not self.settled:
             self.alone()
             self.complete([])
@@ -115,48 +125,41 @@ class Pair:
             for rank, tensors in ((FIRST, self.first), (SECOND, second)):
                 for x in tensors:
                     dist.broadcast(x, group=self.mesh.get_group(), group_src=rank)
-            for copy in self.copies:
-                copy()
-            self.copies = []
+        self._refill_copies()
 
 
-def _refill(copies: list[Tensor], now: Any) -> None:
-    for made, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
-        made.copy_(x)
-
-
-class Later:
-    """A tensor that all ranks have the memory of, and fill together when one of them would read it: so do all.
+class Later(Source):
+    """A tensor that every rank has the memory of. All ranks fill it when its numbers are asked for.
 
     Attributes:
-        memory: the tensor, for who knows what is in it by now.
+        memory: the tensor, for those who know what is in it by now.
         fill: fills the memory, on every rank.
     """
 
-    def __init__(self, memory: Tensor, fill: Callable[[Tensor], None]):
+    def __init__(self, memory: Tensor, fill: Callable[["Later"], None]):
+        super().__init__()
         self.memory, self.fill = memory, fill
-        self.settled = False
 
-    def promise(self) -> Tensor:
+    def deferred(self) -> Tensor:
         """The tensor to hand out."""
         return Deferred.of(self.memory, self)
 
-    def is_promised(self, x: Any) -> bool:
-        """Whether this is a promise of the whole tensor, and nobody has read it."""
-        return isinstance(x, Deferred) and x.pair is self and not self.settled and same(x, self.memory)
+    def is_unread(self, x: Any) -> bool:
+        """Whether ``x`` is the whole of this tensor, and nobody has asked for its numbers."""
+        return isinstance(x, Deferred) and x.source is self and not self.settled and same(x, self.memory)
 
     def settle(self) -> None:
-        """Fill the memory if it is not filled."""
+        """Fill the memory, if it is not filled."""
         if not self.settled:
             self.settled = True
-            self.fill(self.memory)
+            self.fill(self)
+            self._refill_copies()
 
-    def restate(self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any) -> Any:
-        """A view of the memory is a promise too; a copy of it would have to be filled on its own."""
-        memory = self.memory.untyped_storage().data_ptr()
-        if any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() != memory for x in tree_leaves(out)):
-            return NotImplemented
-        return tree_map(lambda x: Deferred.of(x, self), out)
+    def put(self, numbers: Tensor) -> None:
+        """Fill the memory with numbers that are there."""
+        self.settled = True
+        self.memory.copy_(numbers)
+        self._refill_copies()
 
 
 def same(x: Any, y: Any) -> bool:
@@ -168,15 +171,16 @@ def same(x: Any, y: Any) -> bool:
 
 
 def bare(x: Any) -> Any:
-    """The memory of a promise, whatever is in it."""
+    """The memory of a deferred tensor, whatever is in it."""
     if not isinstance(x, Deferred):
         return x
     with torch._C.DisableTorchFunctionSubclass():
         return x.as_subclass(Tensor)
 
 
-def plain(x: Any) -> Any:
-    """A promise that was kept, as the tensor it is."""
-    if isinstance(x, Deferred):
-        x.pair.settle()
-    return bare(x)
+def plain(tree: Any) -> Any:
+    """What was given, with the numbers of every deferred tensor in it."""
+    deferred = [x for x in tree_leaves(tree) if isinstance(x, Deferred)]
+    for x in deferred:
+        x.source.settle()
+    return tree_map(bare, tree) if deferred else tree

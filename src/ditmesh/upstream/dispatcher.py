@@ -6,7 +6,7 @@ instance routes that processor, and no other, through the backend that ``mesh_ba
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial, wraps
 from typing import Any
@@ -19,12 +19,29 @@ from diffusers.models.attention_dispatch import (
     _maybe_download_kernel_for_backend,
     dispatch_attention_fn,
 )
-from torch import Tensor
+from diffusers.models.attention_processor import (
+    PAGCFGHunyuanAttnProcessor2_0,
+    PAGCFGIdentitySelfAttnProcessor2_0,
+    PAGCFGJointAttnProcessor2_0,
+    PAGCFGSanaLinearAttnProcessor2_0,
+    PAGHunyuanAttnProcessor2_0,
+    PAGIdentitySanaLinearAttnProcessor2_0,
+    PAGIdentitySelfAttnProcessor2_0,
+    PAGJointAttnProcessor2_0,
+)
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ditmesh.upstream.kernels import CUDA_ONLY, KERNELS
 
 Attend = Callable[..., Tensor]
+
+# Processors of perturbed-attention guidance, which cut a batch into the branches of a step.
+MIXES_SAMPLES = (
+    PAGCFGHunyuanAttnProcessor2_0, PAGCFGIdentitySelfAttnProcessor2_0, PAGCFGJointAttnProcessor2_0,
+    PAGCFGSanaLinearAttnProcessor2_0, PAGHunyuanAttnProcessor2_0, PAGIdentitySanaLinearAttnProcessor2_0,
+    PAGIdentitySelfAttnProcessor2_0, PAGJointAttnProcessor2_0,
+)  # fmt: skip
 
 
 class _Interception(TorchFunctionMode):
@@ -62,6 +79,20 @@ def intercepted(processor: type, attend: Callable[[Any], Attend]) -> type:
         return result
 
     return type(processor.__name__, (processor,), {"__call__": call})
+
+
+def processors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every attention processor of a model, with the name of the module that holds it."""
+    for name, module in model.named_modules():
+        if "processor" in vars(module):
+            yield name, vars(module)["processor"]
+
+
+def keeps_samples_apart(processor: Any) -> bool:
+    """Whether each sample of a batch attends to itself alone: so it does in every model of diffusers without PAG."""
+    kind = type(processor)
+    kind = kind.__bases__[0] if kind.__module__ == __name__ else kind  # one that ``intercepted`` made
+    return kind.__module__.startswith("diffusers.models.") and not isinstance(processor, MIXES_SAMPLES)
 
 
 def check_backend(name: str, ring: int, device_type: str) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -127,6 +127,14 @@ def chain(model: nn.Module, spec: ModelSpec) -> list[Link]:
     return found
 
 
+def foreign_hooks(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
+    """Whether somebody else has hooked into a module between the model itself and its blocks."""
+    apart = {model, *(module for block in blocks for module in block.modules())}
+    hooked = [(*x._forward_pre_hooks.values(), *x._forward_hooks.values()) for x in model.modules() if x not in apart]
+    homes = [inspect.getmodule(hook) for hooks in hooked for hook in hooks]
+    return any(home is None or home.__name__.partition(".")[0] != "ditmesh" for home in homes)
+
+
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
     """Give an instance, and no other of its class, another attribute or method; ``undo`` takes what takes it back."""
     own = vars(owner)
@@ -135,3 +143,8 @@ def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
     else:
         undo.callback(own.pop, name)
     own[name] = value
+
+
+def repeated_blocks(kind: Any) -> list[str]:
+    """The classes of blocks that diffusers compiles one by one in models of this class; none where it does not say."""
+    return kind._repeated_blocks or []

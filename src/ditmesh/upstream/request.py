@@ -1,120 +1,220 @@
-"""Where a transformer is in its request: which step this forward belongs to, and which branch of guidance."""
+"""The requests of a pipeline: when one begins and ends.
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+A request is a call of a pipeline. The enabled pipeline gets a class of its own, in which that call is wrapped; name,
+signature and all else are those of its stock class. A second pipeline over the same parts is found when it calls one of
+them, and its calls are wrapped from the next one on.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache, wraps
 from typing import Any
+from weakref import WeakSet
 
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from diffusers.modular_pipelines.modular_pipeline import ModularPipeline, PipelineState
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from ditmesh.upstream.modules import override
+from ditmesh.runtime.agreement import ADVICE_IF_FOUND, Agreement
+from ditmesh.runtime.collectives import never_compiled
+from ditmesh.runtime.gang import Gang
+from ditmesh.upstream.modules import argument_names, bind, override
 
-Branch = tuple[str, int]
-Clock = Callable[[], Hashable]
+REQUESTS = "_ditmesh_requests"  # the attribute of a pipeline that holds the requests it takes part in
+Listener = Callable[[], None]
 
 
-class Session:
-    """Names the branch of each forward, and counts the steps of a request.
-
-    A pipeline names its branches by diffusers' ``cache_context`` ("cond", "uncond"), or calls the transformer for each
-    of them before its scheduler goes on. Without a pipeline every forward is a step, unless the branches take turns.
+class Requests:
+    """The calls of an enabled pipeline, and of others over the same transformers.
 
     Attributes:
-        clock: something that changes between the steps of a pipeline, and not within one; None without a pipeline.
-        halves_mesh: the ranks that share this forward's batch, if each has half of it.
-        step: of this request, from 0.
-        forward: a number for each forward.
-        branch: the name given, and which of the forwards of that name in this step it is.
-        shapes: of the tensors the forward was given, whole, so that they are the same on all ranks.
+        at_beginning: forgets the request before. Called for every request, and for every denoising loop in one.
+        at_end: finishes what is under way, while the ranks are together.
+        at_failure: drops what is under way, without sending anything.
+        pipe: the pipeline whose request is under way; without one, the enabled pipeline.
     """
 
-    def __init__(self) -> None:
-        self.clock: Clock | None = None
-        self.halves_mesh: Callable[[], DeviceMesh | None] = lambda: None
-        self.forgetters: list[Callable[[], None]] = []
-        self.name = ""
-        self.shapes: Any = None
-        self.forward = 0
-        self.configure(None, None)
+    def __init__(
+        self,
+        pipe: Any,
+        transformers: Iterable[nn.Module],
+        parts: Iterable[nn.Module],
+        gang: Gang | None,
+        undo: ExitStack,
+    ):
+        self.at_beginning: list[Listener] = []
+        self.at_end: list[Listener] = []
+        self.at_failure: list[Listener] = []
+        self.pipe = self._enabled = pipe
+        self._transformers = {id(model) for model in transformers}
+        self._gang, self._agreement = gang, None if gang is None else Agreement(gang)
+        self._is_called = False
+        self._place: tuple[Any, Any] = None, None  # what is called, and the times of its denoising loop
+        self._found: Any = None  # a pipeline whose first call is under way, which is not wrapped
+        self._drew_apart = False  # and may have drawn noise before it was found
+        self._of_found = ExitStack()
+        self._watched: WeakSet[Any] = WeakSet()
+        if callable(pipe):  # else it is parts in a row, which are called one by one
+            self._watch(pipe)
+        undo.callback(self._leave)
+        for part in parts:
+            hook = never_compiled(self._notice_part)
+            undo.callback(part.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
 
-    def configure(self, takes_turns: bool | None, length: int | None) -> None:
-        """Begin a request in which the branches take turns, or not, or one has to find out; of so many steps."""
-        self.takes_turns, self.length = takes_turns, length
-        self.begin_request()
-
-    def begin_request(self) -> None:
-        """Forget the last request."""
-        self.step = -1
-        self.time: Hashable = object()
-        self.seen: list[Branch] = []
-        for forget in self.forgetters:
-            forget()
-
-    def begin_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Find out where the forward that begins belongs; a pre-hook of the transformer.
-
-        Raises:
-            ValueError: a second branch, and the config says there is none.
-        """
-        self.forward += 1
-        self.shapes = _shapes([*args, *kwargs.values()])
-        time, branch = None if self.clock is None else self.clock(), (self.name, 0)
-        if time != self.time or self._is_next(branch):
-            if self.clock is None and self.length is not None and self.step + 1 >= self.length:
-                self.begin_request()
-            self.time, self.step, self.seen = time, self.step + 1, []
-        elif not self.name:
-            branch = ("", sum(not name for name, _ in self.seen))
-        self.branch = branch
-        self.seen.append(branch)
-        if self.takes_turns is False and len(self.seen) > 1:
-            raise ValueError(
-                "enable_separate_cfg=False, but the transformer runs more than once a step here; "
-                "leave enable_separate_cfg out, and the branches are told apart."
-            )
-
-    def _is_next(self, branch: Branch) -> bool:
-        """Whether a forward begins a step, where no clock says that it does."""
-        if self.name:
-            return branch in self.seen
-        return self.clock is None and not (self.takes_turns and len(self.seen) == 1)
-
-    def watch(self, cache_context: Callable[..., AbstractContextManager[Any]]) -> Callable[..., Any]:
-        """A model's ``cache_context`` that also tells this session the name."""
-
-        @contextmanager
-        def context(name: str, **more: Any) -> Iterator[None]:
-            before, self.name = self.name, name
-            try:
-                with cache_context(name, **more):
-                    yield
-            finally:
-                self.name = before
-
-        return context
-
-
-def watch_pipeline(pipe: Any, sessions: Sequence[Session], undo: ExitStack) -> None:
-    """Begin a request whenever a pipeline shows its progress bar, and let its scheduler's steps be the clock."""
-    progress_bar = pipe.progress_bar
-
-    def begin_requests(*args: Any, **kwargs: Any) -> Any:
-        for session in sessions:
-            session.begin_request()
-        return progress_bar(*args, **kwargs)
-
-    def clock() -> Hashable:
+    def now(self) -> Hashable:
+        """Something that changes between the steps of the pipeline, and not within one."""
+        scheduler = getattr(self.pipe, "scheduler", None)
         # A scheduler that does not count its steps belongs to a pipeline that calls the transformer once in each.
-        return pipe.scheduler.step_index if "step_index" in dir(pipe.scheduler) else object()
+        return getattr(scheduler, "step_index", object())
 
-    override(pipe, "progress_bar", begin_requests, undo)
-    for session in sessions:
-        session.clock = clock
+    def notice(self, names: list[str], args: Any, kwargs: Any) -> None:
+        """A transformer is called: begin, if it is in another request or another denoising loop than before."""
+        call = self._current_call()
+        times = getattr(getattr(self.pipe, "scheduler", None), "timesteps", None)
+        if call is not self._place[0] or times is not self._place[1]:
+            self._place = call, times
+            _tell(self.at_beginning)
+        if self._agreement is not None and self._drew_apart:
+            self._drew_apart = False
+            for latents in tree_leaves(bind(names, args, kwargs).get(names[0]))[:1]:
+                self._agreement.check_noise(latents)
+
+    def call(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Any:
+        """A pipeline is called: go through its request in step with the other ranks."""
+        outer, self.pipe = self.pipe, pipe
+        if self._is_called:  # by one that is under way
+            try:
+                return stock(pipe, *args, **kwargs)
+            finally:
+                self.pipe = outer
+        self._of_found.close()
+        self._is_called, is_done = True, False
+        try:
+            with self._together(stock, pipe, args, kwargs):
+                _tell(self.at_beginning)
+                result = stock(pipe, *args, **kwargs)
+                _tell(self.at_end)
+            is_done = True
+            return result
+        finally:
+            self.pipe, self._is_called, self._place = self._enabled, False, (None, None)
+            if not is_done:
+                _tell(self.at_failure)
+
+    @contextmanager
+    def _together(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Iterator[None]:
+        if self._gang is None or self._agreement is None:
+            yield
+            return
+        with self._gang:
+            given = inspect.signature(stock).bind(pipe, *args, **kwargs)
+            given.apply_defaults()
+            self._agreement.begin(_named(pipe, given.arguments))
+            try:
+                yield
+            finally:
+                self._agreement.end()
+
+    def _current_call(self) -> Any:
+        """What tells the call under way from others; None if no pipeline is called."""
+        if self._is_called:
+            return self
+        for pipe, given in _called_pipelines():
+            if pipe is self._found:
+                return pipe
+            if REQUESTS not in vars(pipe) and self._transformers & {id(part) for part in pipe.components.values()}:
+                self._find(pipe, given)
+                return pipe
+        return None
+
+    def _notice_part(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if id(module) in self._transformers:
+            self.notice(argument_names(module), args, kwargs)
+        else:
+            self._current_call()
+
+    def _find(self, pipe: Any, given: Mapping[str, Any]) -> None:
+        """A pipeline that is not wrapped calls its first part: its ranks go on in step."""
+        self._of_found.close()
+        self._watch(pipe)
+        self.pipe = self._found = pipe
+        self._of_found.callback(self._lose)
+        if isinstance(pipe, DiffusionPipeline):
+            free_hooks = pipe.maybe_free_model_hooks
+
+            def end() -> None:
+                _tell(self.at_end)
+                self._of_found.close()
+                free_hooks()
+
+            override(pipe, "maybe_free_model_hooks", end, self._of_found)
+        if self._agreement is not None:
+            self._agreement.begin(_named(pipe, given), ADVICE_IF_FOUND)
+            self._of_found.callback(self._agreement.end)
+            self._drew_apart = True
+
+    def _lose(self) -> None:
+        self.pipe, self._found, self._drew_apart, self._place = self._enabled, None, False, (None, None)
+
+    def _watch(self, pipe: Any) -> None:
+        vars(pipe)[REQUESTS] = self
+        pipe.__class__ = _wrapped(type(pipe))
+        self._watched.add(pipe)
+
+    def _leave(self) -> None:
+        """Leave every pipeline its stock class."""
+        self._of_found.close()
+        for pipe in self._watched:
+            pipe.__class__ = type(pipe).__base__
+            vars(pipe).pop(REQUESTS, None)
 
 
-def _shapes(values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return tuple(values.shape)
-    if isinstance(values, dict):
-        return _shapes(list(values.values()))
-    return [_shapes(value) for value in values] if isinstance(values, list | tuple) else None
+@cache
+def _wrapped(stock: type) -> type:
+    """A class like ``stock`` whose calls are requests."""
+    stock_call: Any = stock.__call__
+
+    @wraps(stock_call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)[REQUESTS].call(stock_call, self, args, kwargs)
+
+    def deepcopy(self: Any, memo: dict[int, Any]) -> Any:
+        raise ValueError(
+            f"a copy of this {stock.__name__} would share its ranks with it; call ditmesh.disable_cache, copy it, and "
+            f"enable both."
+        )
+
+    own = {"__call__": call, "__deepcopy__": deepcopy, "__module__": stock.__module__, "__doc__": stock.__doc__}
+    return type(stock.__name__, (stock,), own | {"__qualname__": stock.__qualname__})
+
+
+def _called_pipelines() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """The pipelines whose calls are under way, from the innermost on, each with the names in its call."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and "self" in frame.f_code.co_varnames[:1]:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, DiffusionPipeline | ModularPipeline):
+                yield owner, frame.f_locals
+        frame = frame.f_back
+
+
+def _named(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a pipeline's call by name, those of ``**kwargs`` and of a modular pipeline's state as well."""
+    named: dict[str, Any] = {"the pipeline": type(pipe).__name__}
+    for name, parameter in inspect.signature(pipe.__call__).parameters.items():
+        x = given.get(name)
+        if isinstance(x, PipelineState):
+            named |= x.values
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= x or {}
+        else:
+            named[name] = x
+    return named
+
+
+def _tell(listeners: list[Listener]) -> None:
+    for listener in listeners:
+        listener()

@@ -4,9 +4,9 @@ import difflib
 from dataclasses import replace
 
 from ditmesh.cli.examples.edits import EDITS
-from ditmesh.cli.examples.example import Example
 from ditmesh.cli.examples.pictures import PICTURES
 from ditmesh.cli.examples.videos import VIDEOS
+from ditmesh.job.example import Example
 
 EXAMPLES = {example.name: example for example in (*PICTURES, *EDITS, *VIDEOS)}
 # Names that users may know from elsewhere.

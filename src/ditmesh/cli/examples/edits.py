@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ditmesh.cli.examples.example import LIGHTNING, Example, Images, Lora
+from ditmesh.cli.examples.lightning import LIGHTNING
+from ditmesh.job.example import Example, Images, Lora
 
 WIZARD = "Give the main subject a wizard's hat and a long blue cloak; keep everything else as it is."
 WINTER = "Turn the scene into a winter evening with snow and warm window light; keep the composition."
@@ -21,13 +22,7 @@ def _flux2_klein(
 
 
 def _qwen_edit(
-    name: str,
-    model: str,
-    variable: str,
-    steps: int = 50,
-    scale: float = 4.0,
-    side: int | None = 1024,
-    **more: Any,
+    name: str, model: str, variable: str, steps: int = 50, scale: float = 4.0, side: int | None = 1024, **more: Any
 ) -> Example:
     call = {"true_cfg_scale": scale, "negative_prompt": " "} if scale > 1 else {"true_cfg_scale": scale}
     return Example(
@@ -43,6 +38,13 @@ def _qwen_edit(
         images=IMAGES,
         **more,
     )
+
+
+def _of_its_size(
+    name: str, pipeline: str, model: str, prompt: str, steps: int, call: dict[str, Any], **more: Any
+) -> Example:
+    variable = f"{name.upper()}_DIR"
+    return Example(name, pipeline, model, prompt, steps, variable, height=None, width=None, call=call, **more)
 
 
 def _firered(version: str) -> Example:
@@ -97,35 +99,23 @@ EDITS = (
     ),
     _firered("1.0"),
     _firered("1.1"),
-    Example(
+    _of_its_size(
         "qwen_image_layered",
         "QwenImageLayeredPipeline",
         "Qwen/Qwen-Image-Layered",
         FOUND_IN_THE_IMAGE,
         50,
-        "QWEN_IMAGE_LAYERED_DIR",
-        height=None,
-        width=None,
-        call={
-            "true_cfg_scale": 4.0,
-            "negative_prompt": " ",
-            "layers": 4,
-            "resolution": 640,
-            "use_en_prompt": True,
-        },
+        {"true_cfg_scale": 4.0, "negative_prompt": " ", "layers": 4, "resolution": 640, "use_en_prompt": True},
         images=Images(mode="RGBA"),
         layers=True,
     ),
-    Example(
+    _of_its_size(
         "longcat_image_edit",
         "LongCatImageEditPipeline",
         "meituan-longcat/LongCat-Image-Edit",
         "Change the cat to a dog.",
         50,
-        "LONGCAT_IMAGE_EDIT_DIR",
-        height=None,
-        width=None,
-        call={"guidance_scale": 4.5},
+        {"guidance_scale": 4.5},
         images=Images(),
         seed=43,
     ),
@@ -139,16 +129,13 @@ EDITS = (
         call={"guidance_scale": 1.5},
         images=IMAGES,
     ),
-    Example(
+    _of_its_size(
         "joy_image_edit",
         "JoyImageEditPipeline",
         "jdopensource/JoyAI-Image-Edit-Diffusers",
         "Add wings to the main subject.",
         40,
-        "JOY_IMAGE_EDIT_DIR",
-        height=None,
-        width=None,
-        call={"guidance_scale": 4.0},
+        {"guidance_scale": 4.0},
         images=Images(),
     ),
 )

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import ditmesh
-from ditmesh.cli.examples.example import LIGHTNING, CacheSettings, ControlNet, Example, Images, Lora
+from ditmesh.cli.examples.lightning import LIGHTNING
+from ditmesh.job.example import CacheSettings, ControlNet, Example, Images, Lora
 
 CAT_SIGN = "A cat holding a sign that says hello world"
 COFFEE_SHOP = (
@@ -35,7 +36,8 @@ def _qwen_image(name: str, model: str, steps: int = 50, scale: float = 4.0, **mo
     return Example(name, "QwenImagePipeline", model, COFFEE_SHOP, steps, variable, call=call, **more)
 
 
-def _zimage_controlnet(version: str, file: str) -> Example:
+def _zimage_controlnet(version: str) -> Example:
+    name = f"Z-Image-Turbo-Fun-Controlnet-Union-{version}"
     return Example(
         f"zimage_turbo_controlnet_{version}",
         "ZImageControlNetPipeline",
@@ -47,26 +49,17 @@ def _zimage_controlnet(version: str, file: str) -> Example:
         width=992,
         call={"guidance_scale": 0.0, "controlnet_conditioning_scale": 0.75},
         images=CONTROL,
-        controlnet=ControlNet(
-            "ZImageControlNetModel", f"alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union-{version}", file
-        ),
+        controlnet=ControlNet("ZImageControlNetModel", f"alibaba-pai/{name}", f"{name}.safetensors"),
         saved_as=("ZImagePipeline",),
         seed=43,
     )
 
 
 def _simple(
-    name: str,
-    pipeline: str,
-    model: str,
-    steps: int,
-    guidance: float,
-    prompt: str = MARKET,
-    height: int = 1024,
-    width: int = 1024,
+    name: str, pipeline: str, model: str, steps: int, guidance: float, prompt: str = MARKET, **more: Any
 ) -> Example:
-    call = {"guidance_scale": guidance}
-    return Example(name, pipeline, model, prompt, steps, f"{name.upper()}_DIR", call=call, height=height, width=width)
+    call = {"guidance_scale": guidance, **more.pop("call", {})}
+    return Example(name, pipeline, model, prompt, steps, f"{name.upper()}_DIR", call=call, **more)
 
 
 DEMO = Example(
@@ -129,20 +122,11 @@ PICTURES = (
     ),
     _simple("zimage", "ZImagePipeline", "Tongyi-MAI/Z-Image", 50, 4.0, height=1280, width=720),
     _simple("zimage_turbo", "ZImagePipeline", "Tongyi-MAI/Z-Image-Turbo", 9, 0.0),
-    _zimage_controlnet("2.0", "Z-Image-Turbo-Fun-Controlnet-Union-2.0.safetensors"),
-    _zimage_controlnet("2.1", "Z-Image-Turbo-Fun-Controlnet-Union-2.1.safetensors"),
+    _zimage_controlnet("2.0"),
+    _zimage_controlnet("2.1"),
     _simple("ovis_image", "OvisImagePipeline", "AIDC-AI/Ovis-Image-7B", 25, 5.0),
     _simple("longcat_image", "LongCatImagePipeline", "meituan-longcat/LongCat-Image", 50, 4.5, height=768, width=1344),
-    Example(
-        "glm_image",
-        "GlmImagePipeline",
-        "zai-org/GLM-Image",
-        MARKET,
-        50,
-        "GLM_IMAGE_DIR",
-        call={"guidance_scale": 1.5},
-        images=REFERENCES,
-    ),
+    _simple("glm_image", "GlmImagePipeline", "zai-org/GLM-Image", 50, 1.5, images=REFERENCES),
     Example(
         "cosmos3_omni_t2i",
         "Cosmos3OmniPipeline",

@@ -90,7 +90,7 @@ def _autoencoders() -> Table:
         "Encoding and decoding are cut into bands of rows over all ranks. Another class is taken if every part of it "
         "is known not to mix rows, or how; a part that is not known is refused by name."
     )
-    rows = [((name,), (f"[{', '.join(dimensions)}]",)) for name, dimensions in AUTOENCODERS.items()]
+    rows = [((name,), (f"[{', '.join(known.takes)}]",)) for name, known in AUTOENCODERS.items()]
     return Table("Autoencoders", about, ("CLASS", "TAKES"), tuple(rows))
 
 

@@ -1,16 +1,14 @@
 """`ditmesh models`: what can be spread over ranks, all of it or one model, read off the sheets."""
 
 import inspect
-import os
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ditmesh.cli.generate import refusals
-from ditmesh.cli.job import World
 from ditmesh.cli.models.matrix import Facts, Table, facts_of, find, sheet_of, tables
+from ditmesh.cli.ranks import read_world, refusals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +34,7 @@ def models(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
     """Show which models can be spread over ranks, and how."""
-    with refusals(World.read(os.environ)):
+    with refusals(read_world()):
         if name is not None and markdown:
             raise ValueError("--markdown prints the page of all models; leave out NAME or --markdown.")
         found = None if name is None else find(name)
@@ -55,10 +53,9 @@ def models(
 
 def default_config(name: str) -> dict[str, Any]:
     """The configuration of a class of diffusers that is made without saying anything."""
-    import diffusers
+    from ditmesh.job.classes import diffusers_class  # with it comes torch
 
-    made = getattr(diffusers, name)  # diffusers' namespace loads its classes on demand
-    return {key: parameter.default for key, parameter in inspect.signature(made).parameters.items()}
+    return {key: parameter.default for key, parameter in inspect.signature(diffusers_class(name)).parameters.items()}
 
 
 def print_table(console: "Console", table: Table) -> None:

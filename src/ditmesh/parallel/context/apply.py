@@ -63,8 +63,7 @@ def _attention_layers(
     layers: dict[str, tuple[Any, LayerContext, Attention]] = {}
     for pattern, fact in spec.attention.items():
         for name, module in expand(model, pattern):
-            found = type(module.processor).__name__
-            known = (fact.processor,) if isinstance(fact.processor, str) else fact.processor
+            found, known = type(module.processor).__name__, fact.processors
             if found not in known:
                 raise ValueError(
                     f"{spec.title}: {name} holds a {found}, and only {' or '.join(known)} is known to attend across "

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.runtime.collectives import Rotation, never_compiled
+from ditmesh.runtime.mesh import Axis
 from ditmesh.upstream.kernels import Kernel, accumulator
 
 # B batch, S sequence, H heads, D head dim
@@ -30,7 +30,7 @@ def ring_attention(
     mask: Tensor | None,
     scale: float | None,
     kernel: Kernel,
-    mesh: DeviceMesh,
+    mesh: Axis,
 ) -> Tensor:
     """Attention of this rank's queries over every rank's keys and values.
 

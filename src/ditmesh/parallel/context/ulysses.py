@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.runtime.collectives import all_to_all, shard_sizes
+from ditmesh.runtime.mesh import Axis
 
 # B batch, S sequence (s local), H heads (h local), D head dim
 
 
-def scatter_heads(tensors: Sequence[Tensor], lengths: Sequence[int], mesh: DeviceMesh) -> Tensor:
+def scatter_heads(tensors: Sequence[Tensor], lengths: Sequence[int], mesh: Axis) -> Tensor:
     """n tensors [B, s, H, D] -> [S, B, n, h, D], in one all-to-all.
 
     ``lengths[i]`` is rank i's number of tokens; S is their sum. Heads are shared out as evenly as they can be.
@@ -34,7 +34,7 @@ def scatter_heads(tensors: Sequence[Tensor], lengths: Sequence[int], mesh: Devic
     return received.view(sum(lengths), B, n, heads[rank], D)
 
 
-def gather_heads(x_SBhD: Tensor, lengths: Sequence[int], heads: int, mesh: DeviceMesh) -> Tensor:
+def gather_heads(x_SBhD: Tensor, lengths: Sequence[int], heads: int, mesh: Axis) -> Tensor:
     """[S, B, h, D] -> [B, s, H, D], in one all-to-all; the inverse of ``scatter_heads`` for one tensor of H heads."""
     _, B, h, D = x_SBhD.shape
     s = lengths[mesh.get_local_rank()]

@@ -1,1 +1,1 @@
-"""PipeFusion: each rank keeps a stage of the blocks, and patches of the sequence follow each other through them."""
+"""PipeFusion: each rank keeps one stage of the blocks. Patches of the sequence follow each other through the stages."""

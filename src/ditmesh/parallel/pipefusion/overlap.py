@@ -6,51 +6,45 @@ sends it to the first, which begins the next step with it:
     stage 0: 0 1 2 0 1 2
     stage 1:   0 1 2 0 1 2
 
-Every rank's pipeline goes on with promises meanwhile: of what the transformer returns, and of the latents that the
-scheduler makes of it. If it does anything else with one of them, all ranks come to have the numbers there and then, and
-the stages overlap within the step only.
+Meanwhile every rank's pipeline goes on with deferred tensors: what the transformer returns, and the latents that the
+scheduler makes of it. If the pipeline reads one of them, all ranks get the numbers there and then, and the stages
+overlap within that step only.
 """
 
 import copy
 import functools
 import inspect
-import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
-from ditmesh.parallel.pipefusion.patches import Patches
+from ditmesh.models import TOKENWISE_SCHEDULERS
 from ditmesh.parallel.pipefusion.stage_links import Lane
 from ditmesh.parallel.pipefusion.stages import PipeFusion, Step
 from ditmesh.parallel.pipefusion.step_route import (
     StepRoute,
-    Trial,
     copied,
-    find_route,
     flags,
-    has_many_times,
     instead,
-    is_local,
-    options,
+    is_tokenwise,
     step_patch,
     tensors,
 )
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.deferred import Deferred, Later, bare, plain, same
-from ditmesh.upstream.modules import argument_names, bind, override
+from ditmesh.upstream.deferred import Later, bare, plain, same
+from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, override
+from ditmesh.upstream.request import Requests
 
 
 @dataclass
 class Waiting:
-    """A step that is to run, the promise of its output, and the latents that the transformer was given for it."""
+    """A step that is to run, its output, and the latents that the transformer was given for it."""
 
     route: StepRoute
     step: Step
@@ -62,23 +56,23 @@ class Overlap:
     """Runs the transformer when the scheduler is to step what it returned.
 
     Attributes:
-        route: that of the request under route, if its stages may overlap.
-        shown: the last step of its warm-up, and what that returned.
-        trial: what that step showed, until the next one begins: a route, and whether patches can go it on this rank.
+        argument: the one that holds the transformer's latents.
+        route: that of the request under way, if its stages may overlap.
+        shown: the last step of the warm-up, and what it returned, until the scheduler steps.
+        seen: the route that the scheduler then saw, and the latents it made, until the next step begins.
         waiting: the step that is to run.
-        latents: those promised last.
-        promises: all of the request, as long as somebody has them, and their forms.
+        outputs, latents: all that were deferred in this request.
     """
 
-    def __init__(self, fusion: PipeFusion, patches: Patches, spec: ModelSpec, scheduler: Any, mesh: Mesh):
-        self.fusion, self.patches, self.spec = fusion, patches, spec
+    def __init__(self, fusion: PipeFusion, argument: str, scheduler: Any, mesh: Mesh):
+        self.fusion, self.argument = fusion, argument
         self.scheduler, self.stock = scheduler, scheduler.step
         self.call_names = argument_names(fusion.model)
         self.step_names = list(inspect.signature(scheduler.step).parameters)
         self.lane, self.everyone = Lane(mesh), forward_mesh(mesh)
         self.waiting: Waiting | None = None
-        self.latents: Later | None = None
-        self.promises: list[tuple[weakref.ref[Later], Tensor]] = []
+        self.outputs: list[Later] = []
+        self.latents: list[Later] = []
         self.begin_request()
 
     def begin_request(self) -> None:
@@ -86,178 +80,181 @@ class Overlap:
         self.settle()
         self.route: StepRoute | None = None
         self.shown: tuple[Step, Any] | None = None
-        self.trial: tuple[Step, StepRoute, bool, Later] | None = None
+        self.seen: tuple[StepRoute, Later] | None = None
 
     def settle(self) -> None:
-        """Keep all promises that somebody has, as long as the ranks are together; the last stage knows which."""
-        if not self.promises:
-            return
-        laters = [later() for later, _ in self.promises]
-        open_ones = torch.tensor([later is not None and not later.settled for later in laters], dtype=torch.int32)
-        open_ones = open_ones.to(self.promises[0][1].device)
-        self.lane.share(open_ones)
-        for later, (_, form), is_open in zip(laters, self.promises, open_ones.tolist(), strict=True):
-            if is_open:
-                (later or self._promise(form)).settle()
+        """Fill all deferred tensors while the ranks are together: no rank knows which of them another keeps."""
+        if self.waiting is not None:
+            self.waiting.output.settle()
         self.lane.clear()
-        self.waiting, self.latents, self.promises = None, None, []
+        for deferred in (self.outputs, self.latents):
+            if unread := [later for later in deferred if not later.settled]:
+                self.lane.share(numbers := torch.stack([later.memory for later in unread]))
+                for later, x in zip(unread, numbers, strict=True):
+                    later.put(x)
+            deferred.clear()
 
-    def _promise(self, like: Tensor) -> Later:
-        later = Later(torch.empty_like(like, memory_format=torch.contiguous_format), self._fill)
-        self.promises.append((weakref.ref(later), like.new_empty(()).expand(like.shape)))
+    def drop(self) -> None:
+        """A request has failed: nothing of it comes any more."""
+        self.waiting = None
+        self.outputs.clear()
+        self.latents.clear()
+        self.lane.drop()
+
+    def _defer(self, like: Tensor, shape: torch.Size, among: list[Later]) -> Later:
+        # Not a number until it is filled, so that whatever uses it too early shows.
+        later = Later(like.new_full(shape, torch.nan), self._fill)
+        among.append(later)
         return later
 
-    def _fill(self, memory: Tensor) -> None:
-        """Somebody reads a promise, on all ranks."""
-        waiting, latents = self.waiting, self.latents
-        if waiting is not None and memory is waiting.output.memory:
+    def _fill(self, later: Later) -> None:
+        """Somebody reads a deferred tensor, on all ranks.
+
+        Raises:
+            ValueError: it is no numbers, since something used latents that were not there yet.
+        """
+        waiting, latest = self.waiting, self.latents[-1] if self.latents else None
+        if waiting is not None and later is waiting.output:
             self.waiting = None
-            if latents is not None:
-                latents.settle()
-            memory.copy_(tensors(waiting.step.now())[0])
+            if latest is not None:
+                latest.settle()
+            later.memory.copy_(tensors(waiting.step.now())[0])
             return
-        if latents is not None and memory is latents.memory:
+        if later is latest:
             self.lane.clear()
-        self.lane.share(memory)
+        self.lane.share(later.memory)
+        if later.memory.isnan().any():
+            raise ValueError(
+                f"the latents of {self.fusion.stage.title} are no numbers. If one process makes numbers of them, "
+                f"a hook or a replaced forward mixes the latents of patches outside the blocks: remove it, or pass "
+                f"num_pipeline_patch=1."
+            )
         if waiting is not None:  # who reads may write: the transformer was called before that
             waiting.output.settle()
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """The transformer is called: run it, or promise to."""
+        """The transformer is called: run it, or let it wait for the scheduler."""
         if self.waiting is not None:
             self.waiting.output.settle()
         given = bind(self.call_names, args, kwargs)
-        if self.trial is not None:
-            self._judge(given)
-        step, route = self.fusion.begin((), given), self.route
-        if route is None or not step.patched or flags(given) != route.flags or route.latents not in given:
-            step.kwargs = {name: _kept(x) for name, x in given.items()}
+        step = self.fusion.begin((), given)
+        if step.number == self.fusion.warmup + 1:
+            self.route = self._agree(given)
+        route = self.route
+        if route is None or not step.patched or flags(given) != route.flags:
+            step.kwargs = plain(given)
             output = step.now()
             self.shown = (step, output) if step.number == self.fusion.warmup else None
             return output
-        latents = given.pop(route.latents)
-        flows = self.latents is not None and self.latents.is_promised(latents)
+        latents = given.pop(self.argument)
+        flows = bool(self.latents) and self.latents[-1].is_unread(latents)
         latents = bare(latents) if flows else plain(latents)
         # Copies, since the step runs later than it was asked for.
-        step.kwargs = {name: copied(_kept(x)) for name, x in given.items()}
-        step.kwargs[route.latents] = latents if flows else latents.clone()
+        step.kwargs = copied(plain(given)) | {self.argument: latents if flows else latents.clone()}
         [like] = tensors(route.output)
-        self.waiting = Waiting(route, step, self._promise(like), latents)
-        return instead(like, self.waiting.output.promise(), route.output)
+        self.waiting = Waiting(route, step, self._defer(like, like.shape, self.outputs), latents)
+        return instead(like, self.waiting.output.deferred(), route.output)
+
+    def _agree(self, given: dict[str, Any]) -> StepRoute | None:
+        """The route from now on: what every rank saw, if none of them read the latents on the way."""
+        self.settle()  # what was deferred before the latents took another shape
+        seen, self.seen = self.seen, None
+        holds = seen is not None and seen[1].is_unread(given.get(self.argument))
+        holds &= not foreign_hooks(self.fusion.model, [link.block for link in self.fusion.stage.links])
+        against = torch.tensor([not holds], dtype=torch.int32, device=self.everyone.device_type)
+        return None if all_reduce(against, self.everyone).item() or seen is None else seen[0]
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """The scheduler is to step."""
         given, waiting = bind(self.step_names, args, kwargs), self.waiting
-        if waiting is not None and self._follows(waiting, given):
-            return self._advance(waiting, given | {"sample": waiting.latents})
-        given = {name: _kept(x) for name, x in given.items()}
+        made = given.get("model_output")
+        if waiting is not None and waiting.output.is_unread(made) and self._takes(given, waiting.latents):
+            return self._advance(waiting, given)
+        given = plain(given)
         shown, self.shown = self.shown, None
-        route = None if shown is None else find_route(*shown, given, self.patches, self.spec)
-        if shown is None or route is None:
-            return self.stock(**given)
-        trial = Trial(self.scheduler, given, route)
         result = self.stock(**given)
-        if self._is_over() or len(tensors(result)) != 1:
-            return result
-        [made] = tensors(result)
-        watched = Later(made, lambda memory: None)  # the numbers are there; who reads them shows that he does
-        self.trial = shown[0], route, trial.equals(result), watched
-        return instead(made, watched.promise(), result)
+        return result if shown is None else self._watch(*shown, given, result)
 
-    def _judge(self, given: dict[str, Any]) -> None:
-        """Overlap from now on if patches can go their way alone as far as every rank sees, and none reads latents."""
-        assert self.trial is not None
-        (step, route, holds, watched), self.trial = self.trial, None
-        holds &= watched.is_promised(given.get(route.latents))
-        holds &= is_local(step, route, self.patches, self.lane.is_first, self.lane.is_last)
-        against = torch.tensor([not holds], dtype=torch.int32, device=step.kwargs[route.latents].device)
-        self.route = None if all_reduce(against, self.everyone).item() else route
+    def _takes(self, given: dict[str, Any], latents: Any) -> bool:
+        """Whether the scheduler steps the latents that the transformer was given, and each token by itself."""
+        return same(given.get("sample"), latents) and is_tokenwise(self.scheduler, given)
+
+    def _watch(self, step: Step, output: Any, given: dict[str, Any], result: Any) -> Any:
+        """Remember the route of a step, and find out whether somebody reads the latents it made."""
+        latents, made, stepped = step.kwargs[self.argument], tensors(output), tensors(result)
+        if self._is_over() or not self._takes(given, latents) or not len(made) == len(stepped) == 1:
+            return result
+        if not same(made[0], given["model_output"]) or made[0].shape != latents.shape:
+            return result
+        assert self.fusion.patches is not None
+        watched = Later(stepped[0], lambda later: None)  # the numbers are there
+        self.seen = StepRoute(flags(step.kwargs), output, self.fusion.patches.patches), watched
+        return instead(stepped[0], watched.deferred(), result)
 
     def _is_over(self) -> bool:
         index = self.scheduler.step_index
         return index is None or index >= len(self.scheduler.timesteps)
 
-    def _follows(self, waiting: Waiting, given: dict[str, Any]) -> bool:
-        """Whether the scheduler is given what the transformer promised, and what that was given itself."""
-        is_next = waiting.output.is_promised(given.get("model_output")) and same(given.get("sample"), waiting.latents)
-        return is_next and not has_many_times(given) and options(given) == waiting.route.options
-
     def _advance(self, waiting: Waiting, given: dict[str, Any]) -> Any:
         """Run the step that waits, and step each patch of the latents when it is there."""
-        route, step, output, neighbours = waiting.route, waiting.step, waiting.output, self.fusion.stage.neighbours
-        self.waiting, is_last = None, self.lane.is_last
-        twins = [copy.deepcopy(self.scheduler) for _ in route.rows] if is_last else []
+        route, step, output, links = waiting.route, waiting.step, waiting.output, self.fusion.stage.stage_links
+        self.waiting, before = None, copy.copy(self.scheduler)
         # The pipeline's own scheduler has only to know which step it is at: a token stands in for the latents.
         tokens = {"model_output": output.memory, "sample": waiting.latents}
-        result = self.stock(**given | {name: torch.zeros_like(x.narrow(route.dim, 0, 1)) for name, x in tokens.items()})
+        result = self.stock(**given | {name: torch.zeros_like(x.narrow(1, 0, 1)) for name, x in tokens.items()})
         [token] = tensors(result)
-        following, is_over = self._promise(token.new_empty(()).expand(output.memory.shape)), self._is_over()
-        sent, left = len(neighbours.sent), len(self.lane.leaving)
+        following, is_over = self._defer(token, output.memory.shape, self.latents), self._is_over()
+        sent, left = len(links.sent), len(self.lane.leaving)
         for patch in step.forwards():
-            self.lane.take(patch, route.cut(step.kwargs[route.latents], patch))
+            self.lane.take(patch, route.cut(step.kwargs[self.argument], patch))
             [made] = tensors(step.forward())
-            if is_last:
-                stepped = step_patch(twins[patch], given | {"model_output": made}, route, patch)
+            if self.lane.is_last:
+                made = route.cut(made, patch)
+                stepped = step_patch(before, given, made, route.cut(waiting.latents, patch))
                 route.cut(following.memory, patch).copy_(stepped)
-                route.cut(output.memory, patch).copy_(route.cut(made, patch))
+                route.cut(output.memory, patch).copy_(made)
                 if not is_over:
                     self.lane.send(stepped)
-        # What was sent in this step may still be on its route; what was sent in the one before is not.
-        neighbours.finish(sent)
+        # What was sent in this step may still be on its way; what was sent in the one before is not.
+        links.finish(sent)
         self.lane.finish(left)
-        self.latents = following
         if is_over:  # whoever wants the picture may be alone
             following.settle()
             return instead(token, following.memory, result)
         if self.lane.is_first:
-            self.lane.expect([route.cut(following.memory, patch) for patch in range(len(route.rows))])
-        return instead(token, following.promise(), result)
+            self.lane.expect([route.cut(following.memory, patch) for patch in range(route.patches)])
+        return instead(token, following.deferred(), result)
 
 
-class Rerouted:
-    """The step of a pipeline's scheduler; copies of the scheduler have their own."""
-
-    def __init__(self, stock: Callable[..., Any], step: Callable[..., Any]):
-        self.stock, self.step = stock, step
-        functools.update_wrapper(self, stock)  # pipelines ask for its arguments
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.step(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.stock, memo)
-
-
-def apply_overlap(pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, undo: ExitStack) -> None:
-    """Let stages overlap across steps wherever a request shows that they can; in place.
+def apply_overlap(
+    pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
+) -> None:
+    """Let stages overlap across steps where the sheet and the scheduler allow it, and a request takes that route.
 
     Args:
         pipe: the pipeline, which has one transformer.
         fusion: what runs it.
         spec: its fact sheet.
         mesh: the mesh of the whole layout.
+        requests: those of the pipeline.
         undo: takes what takes each change back, for which all ranks are needed.
     """
     scheduler = vars(pipe).get("scheduler")
-    if fusion.patches is None or not isinstance(scheduler, SchedulerMixin) or "step" in vars(scheduler):
+    if fusion.patches is None or not spec.tokenwise or type(scheduler).__name__ not in TOKENWISE_SCHEDULERS:
         return
-    if not {"step", "step_index", "timesteps"} <= set(dir(scheduler)):
+    assert scheduler is not None
+    if "step" in vars(scheduler):
         return
-    overlap = Overlap(fusion, fusion.patches, spec, scheduler, mesh)
+    overlap = Overlap(fusion, spec.tokenwise, scheduler, mesh)
+
+    @functools.wraps(type(scheduler).step)  # pipelines ask for its arguments
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # A copy of the scheduler steps alone.
+        return overlap.step(*args, **kwargs) if self is scheduler else type(self).step(self, *args, **kwargs)
+
     override(fusion.model, "_call_impl", overlap.call, undo)
-    override(scheduler, "step", Rerouted(overlap.stock, overlap.step), undo)
+    override(scheduler, "step", MethodType(step, scheduler), undo)
     fusion.session.forgetters.append(overlap.begin_request)
-    if "maybe_free_model_hooks" in dir(pipe):
-        free_hooks = pipe.maybe_free_model_hooks
-
-        def end_request() -> Any:
-            overlap.settle()
-            return free_hooks()
-
-        override(pipe, "maybe_free_model_hooks", end_request, undo)
+    requests.at_end.append(overlap.settle)
+    requests.at_failure.append(overlap.drop)
     undo.callback(overlap.settle)
-
-
-def _kept(x: Any) -> Any:
-    """An argument with the numbers of every promise in it."""
-    return tree_map(plain, x) if any(isinstance(leaf, Deferred) for leaf in tree_leaves(x)) else x

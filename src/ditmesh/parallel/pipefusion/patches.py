@@ -1,6 +1,6 @@
-"""Cut a sequence in time: patches run one after the other, and remember the keys and values of all.
+"""Cut a sequence in time: its patches run one after the other, and attend to remembered keys and values of all.
 
-Over ranks too, if the mesh says so: each rank has a shard of every patch.
+The mesh may cut it over ranks, too: each rank then has a shard of every patch.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ class Memory:
     """What a branch remembers of its steps so far.
 
     Attributes:
-        shapes: of the tensors the forwards were given.
-        steps: how many there were.
-        layers: keys and values [S, B, 2, h, D] of whole streams end to end, by layer and sample.
-        forms: what a stage takes from others in each patch, by the block that made it, without its numbers.
+        shapes: those of the tensors that the forwards were given.
+        steps: how many steps there were.
+        layers: keys and values [S, B, 2, h, D] of whole streams, end to end, by layer and sample.
+        forms: the forms of what a stage takes from others in each patch, by the block that made it.
     """
 
     shapes: Any
@@ -45,14 +45,14 @@ def patch_of(length: int, patches: int, patch: int) -> range:
 class Patches(ShardedSequence):
     """The streams of one transformer, run whole or in patches.
 
-    A stream that is put together at the end is cut into patches. Any other runs whole: with the first patch if it goes
-    through the blocks (the text), whose keys and values the other patches find in the memory; with every patch if it is
-    put together before the blocks begin.
+    A stream that is put together after the last block is cut into patches. A stream that is put together before the
+    blocks runs whole with every patch. Any other (the text) runs whole with the first patch; the others find its keys
+    and values in the memory.
 
     Attributes:
-        patches: how many a step has.
+        patches: how many patches a step has.
         title: the transformer's name, for errors.
-        patch: the one that runs; None while the streams run whole.
+        patch: the patch that runs; None while the streams run whole.
         reached_end: whether the forward under way has run the last block.
     """
 
@@ -78,14 +78,14 @@ class Patches(ShardedSequence):
         return self.ranks.size() * (1 if self.patch is None else self.patches)
 
     def run_whole(self, memory: Memory, remembers: bool) -> None:
-        """The next forward is not cut; it ``remembers`` if the one after it will be."""
+        """The next forward is not cut. It ``remembers`` keys and values if the one after it will be cut."""
         self.patch, self._memory, self._remembers = None, memory, remembers
 
     def run_patches(self, memory: Memory) -> Iterator[int]:
-        """The next forwards are one patch each.
+        """The next forwards run one patch each.
 
         Raises:
-            ValueError: the model needs more than a patch somewhere, as the steps before have shown.
+            ValueError: the steps before have shown that the model needs more than a patch somewhere.
         """
         if not self._at_end:
             raise ValueError(
@@ -109,7 +109,7 @@ class Patches(ShardedSequence):
         self._attended.clear()
 
     def end(self) -> None:
-        """The last block has run: what is put together from now on is at the end."""
+        """The last block has run. What is put together from now on is at the end."""
         self.reached_end = True
 
     def window(self, stream: str) -> range:
@@ -136,17 +136,17 @@ class Patches(ShardedSequence):
         return whole.clone()
 
     def _of_all_ranks(self, x: Tensor, dim: int, stream: str) -> Tensor:
-        """The window of a stream, without a stand-in."""
+        """The whole of this forward's window of a stream, without stand-ins."""
         if self.ranks.size() > 1:
             return super().gather(x, dim, stream)
         return x.narrow(dim, 0, len(self.window(stream)))
 
     @never_compiled
     def remember(self, layer: LayerContext, kv: Tensor) -> Tensor:
-        """Keys and values of this forward -> those to attend to, all in the streams' order, [S, B, 2, h, D].
+        """Keys and values of this forward -> keys and values to attend to, in the streams' order, [S, B, 2, h, D].
 
-        Those of this patch take the place of the last step's first (arXiv 2405.14430, section 4.1). Given are those of
-        the ranks that trade heads with each other; the ring's others give theirs.
+        First, those of this patch take the place of the last step's (arXiv 2405.14430, section 4.1). The ranks that
+        trade heads hold ``kv`` already; the others of the ring give theirs.
         """
         place = layer.name, layer.sample
         if place in self._attended:

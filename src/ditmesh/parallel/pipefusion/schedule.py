@@ -1,10 +1,10 @@
-"""Which stage of a pipeline runs which blocks: numbers only."""
+"""Which stage runs which blocks: numbers only."""
 
 from collections.abc import Sequence
 
 
 def split_blocks(costs: Sequence[int], stages: int) -> list[range]:
-    """The blocks of each stage: next to each other, one at least, and the costliest stage as cheap as can be.
+    """The blocks of each stage: one at least, all next to each other. The costliest stage is as cheap as can be.
 
     costs 3 3 1 1 1 1 on 3 stages:
 
@@ -12,7 +12,7 @@ def split_blocks(costs: Sequence[int], stages: int) -> list[range]:
         stage 1:   3        blocks 1
         stage 2:     1 1 1 1       2 .. 5
 
-    Of splits that are as good, the one whose first stages are the lightest, which have the embedders' work to do.
+    Of equally good splits it is the one with the lightest first stages, which have the embedders' work to do.
     """
     count = len(costs)
     assert 1 <= stages <= count, "check_layout compares them before"
@@ -27,7 +27,7 @@ def split_blocks(costs: Sequence[int], stages: int) -> list[range]:
 
 
 def _least_worst(costs: Sequence[int], stages: int) -> int:
-    """The lowest cost that the costliest of so many stages can have."""
+    """The least that the costliest of so many stages can cost."""
     # best[i]: of the first i blocks, on the stages so far.
     best = [0, *(sum(costs[:end]) for end in range(1, len(costs) + 1))]
     for stage in range(2, stages + 1):

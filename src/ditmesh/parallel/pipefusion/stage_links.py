@@ -1,15 +1,18 @@
-"""What goes from stage to stage of PipeFusion: the streams to the next one, and what blocks further on take too."""
+"""What stages of PipeFusion send each other.
+
+The streams go to the next stage. What a block returned goes to a later stage, too, whose blocks take it (skips). The
+latents go from the last stage back to the first.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ditmesh.runtime.collectives import Transfer, broadcast
-from ditmesh.runtime.mesh import Mesh, lanes, shortcut
+from ditmesh.runtime.mesh import Axis, Mesh, lanes, shortcut
 from ditmesh.upstream.modules import Streams
 
 Given = dict[str, Tensor]
@@ -18,40 +21,39 @@ Forms = dict[int, dict[int, Given]]
 
 @dataclass(frozen=True)
 class End:
-    """One end of what connects two stages: a group, and the other stage's rank in it."""
+    """One end of a connection of two stages: its group, and the rank of the other end in it."""
 
-    group: Any
+    group: Axis
     peer: int
 
 
 class StageLinks:
-    """The stages that this one takes from and gives to, and what is under way between them.
+    """The forward connections of one stage, and what is under way on them.
 
-    All of it goes forward, and every rank comes to its transfers in the order of the blocks that made what is sent: a
-    stage asks for all it takes before its own blocks run, and gives what they made after. So no two stages ever wait
-    for each other, even where a backend (NCCL) connects two ranks at their first transfer and holds each of them until
-    the other is there. What goes beside the streams has a group for each two stages, so that its messages keep their
-    order and wait for no others.
+    No two stages ever wait for each other, even where a backend (NCCL) connects two ranks at their first transfer and
+    holds each of them until the other is there. For all ranks make their transfers in the same order, that of the
+    blocks that made what is sent: a stage asks for all it takes before its own blocks run, and sends what they made
+    afterwards. Skips have a group for each two stages, so that they keep their order and wait for nothing else.
 
     Attributes:
-        inlets: where what a block of an earlier stage returned comes from, by the block's number, if blocks here take
-            it; the last one is where the streams come from.
-        outlets: where what a block of this stage returned goes.
+        inlets: the connection that brings what a block of an earlier stage returned, by the block's number. The last
+            one brings the streams.
+        outlets: the connections that take away what a block of this stage returned.
         sent: what is on its way from here.
-        forms: what came in each patch of the step before.
+        forms: the forms of what came in each patch of the step before.
     """
 
     def __init__(self, mesh: Mesh, stages: Sequence[range], back: Sequence[tuple[int, int]]):
-        """``back``: the pairs of blocks of which the second takes what the first returned, beside its streams."""
+        """``back``: pairs of blocks. The second takes what the first returned, beside its streams."""
         stage, own = mesh["pp"].get_local_rank(), stages[mesh["pp"].get_local_rank()]
         self.edge = own.start - 1
         self.inlets: dict[int, End] = {}
         self.outlets: dict[int, list[End]] = defaultdict(list)
         for made, source, target in leaps(stages, back):
             group = shortcut(mesh, source, target)
-            if target == stage:
+            if group is not None and target == stage:
                 self.inlets[made] = End(group, 0)
-            if source == stage:
+            if group is not None and source == stage:
                 self.outlets[made].append(End(group, 1))
         even, odd = lanes(mesh)
         inward, outward = (odd, even) if stage % 2 == 0 else (even, odd)
@@ -64,21 +66,21 @@ class StageLinks:
         self.awaited: list[tuple[Tensor, Transfer]] = []
 
     def send(self, made: int, streams: Streams) -> None:
-        """Give what a block returned to whom it is for, and go on at once."""
+        """Send what a block returned to all stages that take it, without waiting."""
         for x in _given(streams).values():
             # A copy: the model may change the streams in place between two blocks.
             copy = x.detach().clone(memory_format=torch.contiguous_format)
             self.sent += [Transfer(copy, end.group, to=end.peer) for end in self.outlets[made]]
 
     def begin(self, patch: int, forms: Forms) -> None:
-        """A patch begins; ``forms``: what came in each patch of the step before, if anything did."""
+        """A patch begins. ``forms``: those of what came in each patch of the step before, if anything did."""
         self.patch, self.forms, self.form = patch, forms, dict[int, Given]()
 
     def receive(self, made: int, like: Streams) -> Streams:
-        """What a block of another stage returns, in the form of its streams, which it keeps.
+        """What a block of an earlier stage returns, in the form of the streams that it was given.
 
-        What only blocks further on take is no number yet; it all is there when the last one before this stage's own
-        returns, so that the model may add something to it before they take it.
+        A skip is NaN at first. Its numbers are there when the last block before this stage returns, so that the model
+        may still add something before a block takes it.
         """
         given = _given(like)
         coming = self.coming.pop(made, None) or self._expect(made, given)
@@ -95,7 +97,7 @@ class StageLinks:
         return like | {name: _arrived(transfer, given[name]) for name, transfer in coming.items()}
 
     def _look_ahead(self, device: torch.device) -> None:
-        """What the next patch takes is on its way while this one computes."""
+        """Receive what the next patch takes while this one computes."""
         self.forms[self.patch] = self.form
         for made, given in self.forms.get(self.patch + 1, {}).items():
             self.coming[made] = self._expect(made, {k: torch.empty_like(x, device=device) for k, x in given.items()})
@@ -106,10 +108,14 @@ class StageLinks:
         return {name: Transfer(x, end.group, source=end.peer) for name, x in empty.items()}
 
     def finish(self, first: int | None = None) -> None:
-        """Wait until what was sent has arrived, or the first few messages of it."""
+        """Wait until the first few messages have arrived, or all that were sent."""
         for transfer in self.sent[:first]:
             transfer.wait()
         del self.sent[:first]
+
+    def drop(self) -> None:
+        """A request has failed: nothing that is on its way arrives any more."""
+        self.sent, self.coming, self.awaited = [], {}, []
 
 
 def _arrived(transfer: Transfer, like: Tensor) -> Tensor:
@@ -119,18 +125,18 @@ def _arrived(transfer: Transfer, like: Tensor) -> Tensor:
 
 
 def _given(streams: Streams) -> Given:
-    """The streams that a call has."""
+    """The streams that a call has, without those that are None or empty."""
     return {name: x for name, x in streams.items() if x is not None and x.numel()}
 
 
 def leaps(stages: Sequence[range], back: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """What goes beside the streams, each once: (the block that returns it, its stage, the stage that takes it).
+    """The skips that leave a stage, each once: (the block that returns it, its stage, the stage that takes it).
 
-    blocks 0 1 | 2 3 | 4 5, of which 3 takes what 2 returned, 4 what 1 did and 5 what 0 did:
+    Blocks 0 1 | 2 3 | 4 5, of which 3 takes what 2 returned, 4 what 1 returned and 5 what 0 returned:
 
         (0, 0, 2) (1, 0, 2)
 
-    What the last block before a stage returned is the stage's streams, and comes with them.
+    What the last block before a stage returned is no skip: it comes as the stage's streams.
     """
     stage_of = {block: stage for stage, blocks in enumerate(stages) for block in blocks}
     found = {(made, stage_of[made], stage_of[taken]) for made, taken in back}
@@ -138,7 +144,7 @@ def leaps(stages: Sequence[range], back: Sequence[tuple[int, int]]) -> list[tupl
 
 
 class Lane:
-    """One rank's end of it, or neither."""
+    """One rank's end of the way of the latents, from the last stage back to the first; or neither end."""
 
     def __init__(self, mesh: Mesh):
         self.stages, self.group = mesh["pp"], lanes(mesh)[1]
@@ -148,35 +154,39 @@ class Lane:
         self.leaving: list[Transfer] = []
 
     def send(self, x: Tensor) -> None:
-        """The last stage has made a patch."""
+        """The last stage sends a patch."""
         if x.numel():
             self.leaving.append(Transfer(x.contiguous(), self.group, to=0))
 
     def expect(self, patches: list[Tensor]) -> None:
-        """The first stage will need patches like these."""
+        """The first stage will take patches like these."""
         for patch, x in enumerate(patches):
             if x.numel():
                 empty = torch.empty_like(x, memory_format=torch.contiguous_format)
                 self.arriving[patch] = Transfer(empty, self.group, source=self.last)
 
     def take(self, patch: int, into: Tensor) -> None:
-        """The first stage begins a patch."""
+        """The first stage takes a patch, if one is on its way."""
         if patch in self.arriving:
             into.copy_(self.arriving.pop(patch).wait())
 
     def finish(self, first: int | None = None) -> None:
-        """Wait until what was sent has arrived, or the first few patches of it."""
+        """Wait until the first few patches have arrived, or all that were sent."""
         for transfer in self.leaving[:first]:
             transfer.wait()
         del self.leaving[:first]
 
+    def drop(self) -> None:
+        """A request has failed: nothing that is on its way arrives any more."""
+        self.arriving, self.leaving = {}, []
+
     def clear(self) -> None:
-        """What is on its way is not needed."""
+        """Drop what is on its way."""
         for transfer in self.arriving.values():
             transfer.wait()
         self.arriving = {}
         self.finish()
 
     def share(self, x: Tensor) -> None:
-        """All ranks take what the last stage has of a whole tensor."""
+        """All stages take the last one's tensor, in place."""
         broadcast(x, self.last, self.stages)

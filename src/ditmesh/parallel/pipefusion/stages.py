@@ -1,16 +1,16 @@
-"""PipeFusion: a stage of the blocks on each rank, on stock pipelines whose loop knows nothing of it.
+"""PipeFusion: each rank runs one stage of the blocks. Stock pipelines know nothing of it.
 
-Every rank runs the transformer's own forward. A block of another stage hands its streams through; the last one before
-a stage's own hands on what the stage before has sent. Where a block takes what an earlier one returned, too, that is
-sent past the stages in between. The last stage's output goes to all, so that every rank's pipeline goes on alike.
+Every rank runs the transformer's own forward. A block of another stage hands its streams through, and the last block
+before this stage returns what the stage before has sent. A skip, which a block takes from an earlier one, is sent past
+the stages in between. The last stage's output goes to all ranks, so that all pipelines go on alike.
 
 The first steps of a request run the sequence whole, and are exact. From then on it runs in patches, one after the
-other, each through all stages (arXiv 2405.14430):
+other, through all stages (arXiv 2405.14430):
 
     stage 0: 0 1 2 3
     stage 1:   0 1 2 3      patch m on stage s at tick m + s
 
-A patch attends to keys and values of all patches: its own and those before it are of this step, the others of the last.
+A patch attends to keys and values of all patches: those of this step up to itself, and those of the last step after it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ditmesh.parallel.pipefusion.patches import Memory, Patches
 from ditmesh.parallel.pipefusion.schedule import split_blocks
 from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
-from ditmesh.runtime.mesh import Mesh
+from ditmesh.runtime.mesh import Axis, Mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.modules import Link, chain, check_present, expand, override
-from ditmesh.upstream.request import Branch, Session
+from ditmesh.upstream.request import Requests
+from ditmesh.upstream.session import Branch, Session
 
 
 class Stage:
@@ -38,8 +38,9 @@ class Stage:
 
     Attributes:
         stages: the blocks of every stage.
-        own: those of this one.
-        look: takes the place of all blocks for a while.
+        own: the blocks of this one.
+        stage_links: what connects it to the others.
+        at_end: called when the last block has run.
     """
 
     def __init__(self, title: str, links: list[Link], stages: list[range], mesh: Mesh):
@@ -47,43 +48,38 @@ class Stage:
         self.own = stages[mesh["pp"].get_local_rank()]
         at = {id(link): position for position, link in enumerate(links)}
         back = [(at[id(link.back)], position) for position, link in enumerate(links) if link.back is not None]
-        self.neighbours = StageLinks(mesh, stages, back)
+        self.stage_links = StageLinks(mesh, stages, back)
         self.edges = {blocks.stop - 1 for blocks in stages}
         self.passed: set[int] = set()
         self.at_end: Callable[[], None] = lambda: None
-        self.look: Callable[[int, tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     def runs(self, position: int) -> bool:
-        """A block is called; whether it runs here."""
+        """A block is called. Does it run here?"""
         self.passed.add(position)
-        return self.look is None and position in self.own
+        return position in self.own
 
     def has_run(self, position: int, output: Any) -> None:
-        """A block of this stage returns."""
-        if position in self.neighbours.outlets:
-            self.neighbours.send(position, self.links[position].unpack(output))
+        """A block of this stage has returned."""
+        if position in self.stage_links.outlets:
+            self.stage_links.send(position, self.links[position].unpack(output))
         if position == len(self.links) - 1:
             self.at_end()
 
     def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a block returns that runs on another stage: its streams, or what that stage has sent."""
+        """What a block of another stage returns: the streams it was given, or what its stage has sent."""
         link = self.links[position]
-        if self.look is not None:
-            output = self.look(position, args, kwargs)
-        else:
-            streams = link.streams(args, kwargs)
-            if position in self.neighbours.inlets:
-                streams = self.neighbours.receive(position, streams)
-            output = link.pack(streams)
+        streams = link.streams(args, kwargs)
+        if position in self.stage_links.inlets:
+            streams = self.stage_links.receive(position, streams)
         if position == len(self.links) - 1:
             self.at_end()
-        return output
+        return link.pack(streams)
 
     def check(self) -> None:
-        """Refuse a call that left out a block where a stage ends; all ranks see that it did.
+        """Check that the call ran the last block of every stage. All ranks see the same.
 
         Raises:
-            ValueError: it did.
+            ValueError: it left one out.
         """
         missing = self.edges - self.passed
         self.passed = set()
@@ -95,7 +91,7 @@ class Stage:
 
 
 class PipeFusion:
-    """Runs a transformer's forward on all stages: whole, or patch by patch."""
+    """Runs a transformer's forward on all stages, whole or patch by patch."""
 
     def __init__(
         self, model: nn.Module, stage: Stage, mesh: Mesh, session: Session, patches: Patches | None, warmup: int
@@ -112,7 +108,7 @@ class PipeFusion:
         return self.begin(args, kwargs).now()
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Step":
-        """A call begins a step of its branch; one whose tensors have other shapes than before warms up again."""
+        """A call begins a step of its branch. The branch warms up again if the shapes are not those of before."""
         self.session.begin_forward(self.model, args, kwargs)
         if self.patches is None:
             return Step(self, None, args, kwargs)
@@ -124,7 +120,7 @@ class PipeFusion:
         return Step(self, memory, args, kwargs)
 
     def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
-        """What the last stage's forward returned, but for what it was given."""
+        """The last stage's output on all ranks. What the forward was given stays each rank's own."""
         last, known = self.mesh.size() - 1, {id(x) for x in given}
         is_last = self.mesh.get_local_rank() == last
         leaves, form = tree_flatten(output)
@@ -136,12 +132,12 @@ class PipeFusion:
 
 
 class Step:
-    """A call of the transformer, that runs when it is told to: one forward, or one for each patch.
+    """A call of the transformer, which runs when it is told to: as one forward, or one for each patch.
 
     Attributes:
         memory: what its branch remembers; None if no step is cut.
         number: which step of its branch it is, from 1.
-        patched: it is cut.
+        patched: whether it is cut.
     """
 
     def __init__(self, fusion: PipeFusion, memory: Memory | None, args: tuple[Any, ...], kwargs: dict[str, Any]):
@@ -150,24 +146,24 @@ class Step:
         self.patched = self.number > fusion.warmup
 
     def forwards(self) -> Iterator[int]:
-        """The numbers of the patches; when one is given out, its ``forward`` is to be run."""
+        """The patches by number. Call ``forward`` after each."""
         patches, forms = self._patches()
         for patch in patches:
-            self.fusion.stage.neighbours.begin(patch, forms)
+            self.fusion.stage.stage_links.begin(patch, forms)
             yield patch
 
     def forward(self) -> Any:
-        """What this stage makes of one patch."""
+        """Run one patch on this stage."""
         output = self.fusion.run(*self.args, **self.kwargs)
         self.fusion.stage.check()
         return output
 
     def now(self) -> Any:
-        """Run it all; every rank returns what the last stage does."""
+        """Run all patches. Every rank returns the last stage's output."""
         output = None
         for _ in self.forwards():
             output = self.forward()
-        self.fusion.stage.neighbours.finish()
+        self.fusion.stage.stage_links.finish()
         return self.fusion._of_last_stage(output, tree_leaves((self.args, self.kwargs)))
 
     def _patches(self) -> tuple[Iterable[int], Forms]:
@@ -181,30 +177,39 @@ class Step:
 
 
 def apply_pipefusion(
-    model: nn.Module, spec: ModelSpec, mesh: Mesh, patches: Patches | None, warmup: int, undo: ExitStack
+    model: nn.Module,
+    spec: ModelSpec,
+    mesh: Mesh,
+    patches: Patches | None,
+    warmup: int,
+    requests: Requests | None,
+    undo: ExitStack,
 ) -> PipeFusion:
-    """Leave each rank along the axis ``pp`` of a mesh one stage of the model's blocks, in place.
+    """Leave each rank along the axis ``pp`` of a mesh one stage of a model's blocks, in place.
 
     Args:
         model: the transformer ``spec`` describes.
         spec: its fact sheet.
         mesh: the mesh of the whole layout.
         patches: what the model's sequences are cut by; None runs every step whole.
-        warmup: how many steps of a request run whole before that.
+        warmup: how many steps of a request run whole first.
+        requests: those of its pipeline, if it has one.
         undo: takes what takes each change back, for which all ranks are needed.
 
     Returns:
-        what runs the transformer from now on.
+        What runs the transformer from now on.
     """
     check_present(model)
     links = chain(model, spec)
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
-    stage, session = Stage(spec.title, links, stages, mesh), Session()
+    stage, session = Stage(spec.title, links, stages, mesh), Session(requests)
     if isinstance(model, CacheMixin):
         override(model, "cache_context", session.watch(model.cache_context), undo)
     for position, link in enumerate(links):
         override(link.block, "forward", _caller(stage, position), undo)
     fusion = PipeFusion(model, stage, mesh, session, patches, warmup)
+    if requests is not None:
+        requests.at_failure.append(stage.stage_links.drop)
     override(model, "_call_impl", fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
     _drop_weights(model, stage, lent, mesh["pp"], undo)
@@ -229,14 +234,14 @@ def _caller(stage: Stage, position: int) -> Callable[..., Any]:
 
 
 def _costs(links: list[Link], mesh: Mesh) -> list[int]:
-    """The parameters of each block: of all its shards, so that ranks that share a block agree."""
+    """The number of parameters of each block, over all its shards, so that ranks that share a block agree."""
     own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
     costs = torch.tensor(own, device=mesh.device_type)
     return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
 
 
-def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: DeviceMesh, undo: ExitStack) -> None:
-    """Free the weights of other stages' blocks, but for those lent; to undo it, each stage gives its own to all."""
+def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
+    """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
     weights = [list(link.block.parameters()) for link in stage.links]
     shapes = [[weight.shape for weight in block] for block in weights]
     elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}

@@ -12,11 +12,11 @@ import torch
 from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_map
 
 from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_outputs, sum_outputs
 from ditmesh.runtime.collectives import all_reduce, shard
+from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
@@ -42,7 +42,7 @@ class NormAcrossHeads(nn.RMSNorm):
         return (x if self.weight is None else x * self.weight).to(dtype)
 
 
-def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: DeviceMesh, undo: ExitStack) -> Adapters:
+def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: ExitStack) -> Adapters:
     """Shard the model over a one-dimensional mesh as its sheet's ``tp_plan`` says, in place.
 
     Args:
@@ -161,7 +161,7 @@ def _counts(style: Style) -> tuple[str, ...]:
     return style.counts if isinstance(style, Heads) else ("heads",)
 
 
-def _share_tensors(module: nn.Module, fact: PerHead, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _share_tensors(module: nn.Module, fact: PerHead, mesh: Axis, undo: ExitStack) -> None:
     names = argument_names(module)
 
     def cut(x: Any) -> Any:
@@ -180,13 +180,13 @@ def _share_tensors(module: nn.Module, fact: PerHead, mesh: DeviceMesh, undo: Exi
         undo.callback(module.register_forward_hook(share_output).remove)
 
 
-def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: DeviceMesh, undo: ExitStack) -> None:
+def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: Axis, undo: ExitStack) -> None:
     for count in counts:
         undo.callback(vars(attention).update, {count: vars(attention)[count]})
         vars(attention)[count] //= mesh.size()
 
 
-def _shard_parameters(module: nn.Module, fact: Sharded, mesh: DeviceMesh, undo: ExitStack) -> None:
+def _shard_parameters(module: nn.Module, fact: Sharded, mesh: Axis, undo: ExitStack) -> None:
     def swap(name: str, change: Callable[[Tensor], Tensor]) -> None:
         before = module.get_parameter(name)
         module.register_parameter(name, parameter(change(before), before))

@@ -13,36 +13,14 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, MochiVaeAttnProcessor2_0
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.func import functional_call
 
+from ditmesh.models.autoencoders import COMPOSED, POINTWISE, TOKENS_INSIDE
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
+from ditmesh.runtime.mesh import Axis
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
-POINTWISE = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
-POINTWISE_NAMES = ("RMSNorm", "RMS_norm", "AvgDown3D", "DupUp3D", "FourierFeatures", "Timesteps")
-# How the classes end whose own forward was read: what mixes rows there is a module in them. Unread ones are refused.
-COMPOSED_NAMES = (
-    *(
-        "ModuleList",
-        "Sequential",
-        "Encoder",
-        "Encoder2D",
-        "Encoder3D",
-        "Encoder3d",
-        "Decoder",
-        "Decoder2D",
-        "Decoder3D",
-    ),
-    *("Decoder3d", "DownBlock", "DownBlock2d", "DownBlock3D", "UpBlock", "UpBlock2d", "UpBlock3D", "UpBlock3d"),
-    *("EncoderBlock2D", "DecoderBlock2D", "MidBlock", "MidBlock2D", "MidBlock3D", "MidBlock3d", "ResBlock"),
-    *("ResidualBlock", "ResnetBlock", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3d", "ResnetBlockCausal3D"),
-    *("Resample", "Downsample", "Downsample2D", "DownsampleCausal3D", "Downsampler3d", "Upsample", "Upsample2D"),
-    *("Upsample3D", "UpsampleCausal3D", "Upsampler3d", "CausalConv3d", "SpatialNorm3D", "GroupNorm3D"),
-    *("EfficientViTBlock", "GLUMBConv", "TimestepSizeEmbeddings", "TimestepEmbedding"),
-)
-# Flattens rows into tokens before its attention: nothing smaller than itself can be given all rows.
-TOKENS_INSIDE = ("HunyuanVideoMidBlock3D",)
+POINTWISE_LAYERS = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
 
 _INSTEAD = "leave this autoencoder out of extra_parallel_modules, and use its own tiling if memory is short."
 
@@ -92,7 +70,7 @@ class OwnQueries:
 Part = nn.GroupNorm | Window | type[AllRows] | type[OwnQueries]
 
 
-def apply_vae_parallel(vae: nn.Module, mesh: DeviceMesh, undo: ExitStack) -> None:
+def apply_vae_parallel(vae: nn.Module, mesh: Axis, undo: ExitStack) -> None:
     """Share the encoding and decoding of an autoencoder over a one-dimensional mesh by rows, in place.
 
     Args:
@@ -139,15 +117,15 @@ def _share_queries(attention: Any, change: OwnQueries, undo: ExitStack) -> None:
 
 def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]]:
     """What has to be done to which module below ``module``, or a ValueError about the one that is not known."""
-    children = dict(module.named_children())
-    if "per_channel_scale1" in module._parameters and module._parameters["per_channel_scale1"] is not None:
+    children, kind = dict(module.named_children()), type(module).__name__
+    if "per_channel_scale1" in dict(module.named_parameters(recurse=False)):
         raise ValueError(f"{path} adds random noise to every pixel, and ranks draw it apart; {_INSTEAD}")
     if isinstance(module, Attention) and isinstance(module.processor, MochiVaeAttnProcessor2_0):
         return  # each pixel attends to itself over time
     if _attends_by_rows(module):
         yield path, module, OwnQueries
         yield from _parts(children["group_norm"], f"{path}.group_norm")
-    elif {"to_q", "to_qkv"} & set(children) or type(module).__name__ in TOKENS_INSIDE:
+    elif {"to_q", "to_qkv"} & set(children) or kind in TOKENS_INSIDE:
         yield path, module, AllRows
     elif isinstance(module, nn.GroupNorm):
         yield path, module, module
@@ -155,13 +133,11 @@ def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, Part]
         yield from _convolution(module, module, path)
     elif (wrapped := _wrapped_convolution(module)) is not None:
         yield from _convolution(module, wrapped, path)
-    elif type(module).__name__.endswith(COMPOSED_NAMES):
+    elif kind in COMPOSED:
         for name, child in children.items():
             yield from _parts(child, f"{path}.{name}")
     elif not _is_pointwise(module):
-        raise ValueError(
-            f"{path} is a {type(module).__name__}, of which it is not known whether it mixes rows; {_INSTEAD}"
-        )
+        raise ValueError(f"{path} is a {kind}, of which it is not known whether it mixes rows; {_INSTEAD}")
 
 
 def _attends_by_rows(module: nn.Module) -> bool:
@@ -175,7 +151,7 @@ def _is_pointwise(module: nn.Module) -> bool:
         return module.mode in ("nearest", "nearest-exact")
     if isinstance(module, nn.LayerNorm):
         return len(module.normalized_shape) == 1
-    return isinstance(module, POINTWISE) or type(module).__name__.endswith(POINTWISE_NAMES)
+    return isinstance(module, POINTWISE_LAYERS) or type(module).__name__ in POINTWISE
 
 
 def _wrapped_convolution(module: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
@@ -220,7 +196,7 @@ def _rows_made(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, height: int, widt
         shape = (1, conv.in_channels, *frames, height, width)
         try:
             made = _on_meta(module, torch.empty(shape, dtype=conv.weight.dtype, device="meta"))
-        except (RuntimeError, ValueError, IndexError):
+        except (RuntimeError, ValueError, IndexError, TypeError):  # it takes another shape, or more than a tensor
             continue
         return (made[0] if isinstance(made, tuple) else made).shape[-2]
     return None

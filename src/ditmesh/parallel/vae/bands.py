@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from ditmesh.runtime.collectives import all_gather, all_to_all, shard_sizes
+from ditmesh.runtime.mesh import Axis
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Bands:
 class Rows:
     """The bands of one pass through an encoder or a decoder, found by the number of rows this rank holds."""
 
-    def __init__(self, mesh: DeviceMesh):
+    def __init__(self, mesh: Axis):
         self.mesh = mesh
         self._known: dict[int, Bands] = {}
         self._latest = self.band = 0

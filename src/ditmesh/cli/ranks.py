@@ -1,0 +1,77 @@
+"""What every verb does around its work: refuse in one line, tell failures in one line, be one rank."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from ditmesh.runtime.launch import describe, speak_once
+from ditmesh.runtime.terminal import shown
+from ditmesh.runtime.world import World, check_launched
+
+if TYPE_CHECKING:
+    from ditmesh.job.description import Job
+
+WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
+FAILED = 1
+
+
+@contextmanager
+def refusals(world: World) -> Iterator[None]:
+    """Turn a refusal into one line on stderr, of rank 0 alone, and the exit of every rank."""
+    try:
+        yield
+    except ValueError as error:
+        if world.rank == 0:
+            print(f"Error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from error
+
+
+@contextmanager
+def failures(world: World) -> Iterator[None]:
+    """Of one process, tell in one line what a user can cause; of many ranks, their launcher tells."""
+    try:
+        yield
+    except ValueError as error:
+        if world.size > 1:
+            raise
+        print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+
+
+def read_world() -> World:
+    """Which rank this process is, or the refusal of variables that say it wrongly."""
+    with refusals(World()):
+        return World.read(os.environ)
+
+
+def check_launch(job: "Job", ranks_here: int, oversubscribe: bool) -> None:
+    """Refuse, before ranks are started, what this machine and its devices cannot do."""
+    from ditmesh.job.devices import check_bearable, check_devices
+
+    with refusals(World()):
+        check_devices(job, ranks_here)
+        if not oversubscribe:
+            check_bearable(job.layout, ranks_here, job.model)
+
+
+def check_rank(job: "Job", world: World) -> "Job":
+    """As one rank: refuse what the devices or the pipeline cannot do; the job with its images opened."""
+    # Imported here: `--help` has no use for it.
+    from ditmesh.cli.quiet import keep_quiet, quiet_imports
+
+    speak_once()
+    quiet_imports()
+    from ditmesh.job.classes import check_job
+    from ditmesh.job.devices import check_devices
+
+    with refusals(world):
+        check_devices(job, world.ranks_here)
+        job = check_job(job, world)
+    with refusals(World()):  # whichever rank this takes itself for
+        check_launched(os.environ)
+    keep_quiet(world.rank == 0)
+    return job

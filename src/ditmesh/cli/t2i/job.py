@@ -1,0 +1,226 @@
+"""Turn the flags of `ditmesh t2i` into a checked job, before torch is imported and before any weight is read."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ditmesh import ParallelismConfig
+from ditmesh.cli.examples import EXAMPLES
+from ditmesh.cli.examples.pictures import PICTURES
+from ditmesh.cli.flags import given_flags
+from ditmesh.cli.t2i.degrees import DEBUG, DEGREES, PREFIX, choose_degrees, is_on
+from ditmesh.cli.t2i.optimizations import choose_optimizations
+from ditmesh.cli.t2i.options import BatchOptions
+from ditmesh.config import suggest
+from ditmesh.job.caching import choose_cache
+from ditmesh.job.call import default_arguments, given
+from ditmesh.job.checks import check_facts, check_place
+from ditmesh.job.description import Flags, Job
+from ditmesh.job.example import Example
+from ditmesh.job.facts import PipelineFacts, read_pipeline
+from ditmesh.job.numbers import check_numbers
+from ditmesh.job.weights import find_lora
+from ditmesh.runtime.machines import Nodes
+from ditmesh.runtime.world import World
+
+BACKENDS = ("xdit", "diffusers")
+DTYPES = ("bfloat16", "float16", "float32")
+FLAGS = Flags(
+    kernel="--attention_backend",
+    cache="cache_dit",
+    compile="compile",
+    cpu_offload="cpu_offload",
+    vae_tiling="vae_tiling",
+    vae_slicing="vae_slicing",
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many pictures to draw with one job; every rank makes the same one from the same command line.
+
+    Attributes:
+        prompt: the one prompt, if there is no file.
+        batch_size: of one replica.
+        notes: what was decided in the user's place.
+        nodes: how several machines become one world: the same command on each, with its own number.
+    """
+
+    job: Job
+    options: BatchOptions
+    prompt: str | None
+    batch_size: int
+    notes: tuple[str, ...]
+    nodes: Nodes | None
+    debug: bool
+
+    @property
+    def ranks_here(self) -> int:
+        """How many ranks each machine runs."""
+        return self.job.layout.world_size // (self.nodes.count if self.nodes else 1)
+
+
+def describe_batch(options: BatchOptions, world: World, environment: Mapping[str, str] = os.environ) -> Batch:
+    """Check everything that can be checked without torch and without weights.
+
+    Raises:
+        ValueError: something asked for cannot be done; the message says what, why, and what would work.
+    """
+    notes: list[str] = []
+    debug = is_on(environment, DEBUG)
+    layout = choose_layout(options, world, environment)
+    nodes = choose_nodes(options, layout)
+    named, model = choose_model(options.model_name, environment)
+    facts = read_pipeline(model, flag="--model_name")
+    example = choose_example(named, model, facts)
+    prompt = choose_prompt(options, example, notes)
+    for flag, folder in (("--output_dir", options.output_dir), ("--log_dir", options.log_dir)):
+        if folder is not None:
+            check_place(flag, folder, folder)
+    if layout.dp_size > 1 and options.data_parallel_degree is None and options.num_gpus is not None:
+        notes.append(f"{options.num_gpus} ranks make the layout {layout}")
+    if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):
+        notes.append(f"--backend diffusers splits no picture, so that {', '.join(unused)} is not used")
+    job = check_facts(job_of(options, example, model, facts, layout, prompt))
+    return Batch(job, options, prompt, max(1, options.batch_size // layout.dp_size), tuple(notes), nodes, debug)
+
+
+def job_of(
+    options: BatchOptions,
+    example: Example,
+    model: str,
+    facts: PipelineFacts,
+    layout: ParallelismConfig,
+    prompt: str | None,
+) -> Job:
+    """The job that draws every picture, each with what its row says beside it."""
+    if options.torch_dtype not in (None, *DTYPES):
+        raise ValueError(f"--torch_dtype {options.torch_dtype} is none of {', '.join(DTYPES)}.")
+    asked = given(
+        negative_prompt=options.negative_prompt,
+        height=options.height,
+        width=options.width,
+        num_inference_steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+        true_cfg_scale=options.true_cfg_scale,
+    )
+    check_numbers(given(num_images_per_prompt=options.num_images_per_prompt))
+    call = {**default_arguments(example), **asked, "prompt": prompt}
+    tuning, kernel, cached = choose_optimizations(options)
+    steps = call.get("num_inference_steps")
+    return Job(
+        example=example,
+        model=model,
+        facts=facts,
+        layout=layout,
+        call=given(**call),
+        asked=frozenset(asked),
+        seed=example.seed if options.seed is None else options.seed,
+        lora=find_lora(example, None, None, True, steps),
+        cache=choose_cache(example, len(facts.transformers), steps, flag=FLAGS.cache) if cached else None,
+        kernel=kernel,
+        tuning=tuning,
+        dtype=options.torch_dtype,
+        device=options.device,
+        flags=FLAGS,
+    )
+
+
+def choose_layout(options: BatchOptions, world: World, environment: Mapping[str, str]) -> ParallelismConfig:
+    """The degrees, as many as there are ranks.
+
+    Raises:
+        ValueError: they contradict each other, or the number of ranks.
+    """
+    if options.backend not in BACKENDS:
+        raise ValueError(f"--backend {options.backend}: {suggest(options.backend, BACKENDS)}")
+    flags = {size: asdict(options)[name] for size, name in DEGREES.items()}
+    flags["cfg_size"] = None if options.use_cfg_parallel is None else 1 + options.use_cfg_parallel
+    patches = given(num_pipeline_patch=options.num_pipeline_patch, warmup_steps=options.warmup_steps)
+    ranks = world.ranks(options.num_gpus, "--num_gpus")
+    if options.backend == "diffusers":
+        if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
+            raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")
+        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks, patches)
+    return choose_degrees(flags, environment, ranks, patches)
+
+
+def choose_nodes(options: BatchOptions, layout: ParallelismConfig) -> Nodes | None:
+    """Where several machines meet; None for one.
+
+    Raises:
+        ValueError: it does not say enough, or too much.
+    """
+    if options.nnodes == 1:
+        for flag in given_flags(options, "node_rank", "rdzv_endpoint"):
+            raise ValueError(f"{flag} is for several machines; add --nnodes, or leave it out.")
+        return None
+    if options.node_rank is None or options.rdzv_endpoint is None:
+        raise ValueError("--nnodes needs --node_rank, from 0, and --rdzv_endpoint, the address and port of machine 0.")
+    if options.node_rank >= options.nnodes:
+        raise ValueError(f"--node_rank {options.node_rank}: machines are numbered from 0 to {options.nnodes - 1}.")
+    if layout.world_size % options.nnodes:
+        raise ValueError(
+            f"{layout.world_size} ranks do not divide among {options.nnodes} machines; --num_gpus counts all of them."
+        )
+    host, _, port = options.rdzv_endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--rdzv_endpoint {options.rdzv_endpoint} is no HOST:PORT; write it like node0:29500.")
+    return Nodes(options.nnodes, options.node_rank, host, int(port))
+
+
+def choose_model(name: str, environment: Mapping[str, str]) -> tuple[Example | None, str]:
+    """The example that knows the model by this name, and where the model is.
+
+    A hub id, its part behind the organisation, and an example's name all name an example's model; a variable such as
+    FLUX_DIR then says where a copy of it is.
+    """
+    if Path(name).expanduser().is_dir():
+        return None, name
+    for example in sorted(PICTURES, key=lambda example: example.name != name):
+        if name in (example.name, example.model, example.model.rpartition("/")[2]):
+            return example, environment.get(example.folder_variable or "") or example.model
+    if "/" not in name:
+        short = [example.model.rpartition("/")[2] for example in PICTURES if example.folder_variable]
+        raise ValueError(
+            f"--model_name {name}: there is no such folder or short name; {suggest(name, dict.fromkeys(short))} "
+            f"A model of the hub has an organisation in its name, as in black-forest-labs/FLUX.1-dev."
+        )
+    return None, name
+
+
+def choose_example(named: Example | None, model: str, facts: PipelineFacts) -> Example:
+    """The example whose defaults hold.
+
+    Raises:
+        ValueError: the pipeline makes no picture from a prompt alone.
+    """
+    if named is not None and facts.class_name in (named.pipeline, *named.saved_as):
+        found = named
+    else:
+        of_class = [example for example in EXAMPLES.values() if example.pipeline == facts.class_name]
+        own = [example for example in of_class if Path(example.model) == Path(model).absolute()]
+        others = [example for example in of_class if example.folder_variable is not None]
+        if not of_class:
+            return Example(Path(model).name, facts.class_name, model, "", steps=None, height=None, width=None)
+        found = (own or others or of_class)[0]
+    if found.input:
+        raise ValueError(f"{model} is a {facts.class_name}, which needs an image; use `ditmesh generate {found.name}`.")
+    if found.frames:
+        raise ValueError(f"{model} is a {facts.class_name}, which makes videos; use `ditmesh generate {found.name}`.")
+    return replace(found, model=model, lora=found.lora if found is named else None)
+
+
+def choose_prompt(options: BatchOptions, example: Example, notes: list[str]) -> str | None:
+    """The one prompt; None if there is a file of them."""
+    if options.prompts_file is not None:
+        if options.prompt is not None:
+            raise ValueError("--prompt gives one and --prompts_file many; use one of them.")
+        return None
+    if options.prompt is not None:
+        return options.prompt
+    if not example.prompt:
+        raise ValueError("there is nothing to draw; add --prompt or --prompts_file.")
+    notes.append(f"neither --prompt nor --prompts_file is given, so one picture is drawn of {example.prompt!r}")
+    return example.prompt

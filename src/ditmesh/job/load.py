@@ -1,0 +1,125 @@
+"""From files to a pipeline that is ready to run on this rank."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+import ditmesh
+from ditmesh.api import kept_whole
+from ditmesh.job.classes import diffusers_class
+from ditmesh.job.description import Job
+from ditmesh.job.weights import Part
+
+SHOWN = 200  # letters of what peft has to say, which may name every module
+
+
+def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, list[str]]:
+    """The pipeline on its device, spread, cached and compiled as the job says.
+
+    Returns:
+        the pipeline, and what every rank keeps whole, though sharing it was asked for.
+    """
+    pipe = load(job, dtype)
+    whole = share_out(pipe, job)
+    compile_blocks(pipe, job)
+    place(pipe, job, device)
+    return pipe, whole
+
+
+def load(job: Job, dtype: torch.dtype) -> Any:
+    """The bare pipeline with all its weights, LoRA weights among them, on the CPU.
+
+    Raises:
+        ValueError: a package is missing, or the LoRA weights are of another model.
+    """
+    if job.tuning.tf32:
+        torch.set_float32_matmul_precision("high")
+    parts = {part.name: load_part(part, dtype) for part in job.parts}
+    with told_in_a_line(job.model):
+        pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
+    if job.lora:
+        load_lora(pipe, job)
+    if job.tuning.vae_tiling:
+        pipe.vae.enable_tiling()
+    if job.tuning.vae_slicing:
+        pipe.vae.enable_slicing()
+    return pipe
+
+
+def load_part(part: Part, dtype: torch.dtype) -> Any:
+    kind = diffusers_class(part.class_name)
+    with told_in_a_line(part.source):
+        if Path(part.source).expanduser().is_file():
+            return kind.from_single_file(str(path(part.source)), dtype=dtype)
+        return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype)
+
+
+@contextmanager
+def told_in_a_line(source: str) -> Generator[None]:
+    """Make a refusal of what loading raises: a package is missing, or a file is cut off, damaged or not there.
+
+    Raises:
+        ValueError: what cannot be loaded, and why.
+    """
+    try:
+        yield
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, SafetensorError) as error:
+        why = " ".join(str(error).split())[: 2 * SHOWN]
+        raise ValueError(
+            f"{source} cannot be loaded: {why} ({type(error).__name__}); if its files are damaged or incomplete, "
+            f"download or save them again."
+        ) from error
+
+
+def path(source: str) -> Path | str:
+    """A folder or file of this machine, or the hub id it is."""
+    here = Path(source).expanduser()
+    return here if here.exists() else source
+
+
+def load_lora(pipe: Any, job: Job) -> None:
+    assert job.lora is not None
+    other = f"{job.lora.file} holds no weights for this {job.example.pipeline}; it was made for another model"
+    try:
+        pipe.load_lora_weights(str(job.lora.file.parent), weight_name=job.lora.file.name)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{other}: {' '.join(str(error).split())[:SHOWN]} ...") from error
+    if not pipe.get_list_adapters():
+        raise ValueError(f"{other}.")
+    if job.lora.fuse:
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+
+
+def share_out(pipe: Any, job: Job) -> list[str]:
+    """Apply the layout, the cache and the attention kernel; a pipeline with none of them stays as it was loaded.
+
+    Returns:
+        what every rank keeps whole, though sharing it was asked for.
+    """
+    asked: dict[str, Any] = {"attention_backend": job.kernel} | (job.cache.arguments() if job.cache else {})
+    if job.layout.world_size > job.layout.dp_size:  # replicas alone need no process group
+        asked["parallelism_config"] = job.layout
+    if not any(asked.values()):
+        return []
+    ditmesh.enable_cache(pipe, **asked)
+    return kept_whole(pipe)
+
+
+def compile_blocks(pipe: Any, job: Job) -> None:
+    """Regional compilation: a transformer's repeated block is compiled once, at its first call."""
+    if job.tuning.compile:
+        for name in job.facts.transformers:
+            pipe.components[name].compile_repeated_blocks()
+
+
+def place(pipe: Any, job: Job, device: torch.device) -> None:
+    """Bring the pipeline to its device, or let its parts go there one at a time."""
+    if job.tuning.cpu_offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
