@@ -122,31 +122,27 @@ def fetch(url: str) -> bytes:
     Raises:
         ValueError: it cannot be had, is too large, or takes too long.
     """
-    got: list[bytes] = []
-    why = [f"it takes longer than {SECONDS_TO_FETCH} s"]
+    got: list[bytes | str] = []  # or why not
     # In a thread: the timeout of a connection is of each read, and one that drips would never end.
-    reader = threading.Thread(target=_read, args=(url, got, why), daemon=True)
+    reader = threading.Thread(target=_read, args=(url, got), daemon=True)
     reader.start()
     reader.join(SECONDS_TO_FETCH)
-    if got:
-        return got[0]
-    raise ValueError(f"the image {url} cannot be fetched: {why[-1]}; download it, and give the file.")
+    answer = got[0] if got else f"it takes longer than {SECONDS_TO_FETCH} s"
+    if isinstance(answer, bytes):
+        return answer
+    raise ValueError(f"the image {url} cannot be fetched: {answer}; download it, and give the file.")
 
 
-def _read(url: str, got: list[bytes], why: list[str]) -> None:
+def _read(url: str, got: list[bytes | str]) -> None:
     web, request = urllib.request.build_opener(_NoFtp), urllib.request.Request(url, headers={"User-Agent": "ditmesh"})
     try:
         with web.open(request, timeout=2 * SECONDS_TO_FETCH) as answer:  # so that whoever waits gives up first
             content = answer.read(BYTES_TO_FETCH + 1)
+        got.append(content if len(content) <= BYTES_TO_FETCH else f"it has more than {BYTES_TO_FETCH >> 20} MiB")
     except (OSError, HTTPException, ValueError) as error:
-        why.append(str(error))
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-    else:
-        if len(content) > BYTES_TO_FETCH:
-            why.append(f"it has more than {BYTES_TO_FETCH >> 20} MiB")
-        else:
-            got.append(content)
+        got.append(str(error))
 
 
 class _NoFtp(urllib.request.FTPHandler):

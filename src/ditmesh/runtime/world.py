@@ -1,6 +1,6 @@
 """Which rank this process is, as torchrun or our own launcher says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")  # of what torchrun sets
@@ -30,7 +30,7 @@ class World:
         """
         if "RANK" not in environment:
             return cls()
-        check_launched(environment, ("WORLD_SIZE",))
+        check_launched(environment, "WORLD_SIZE")
         told = {name: environment[name] for name in NUMBERS if name in environment}
         found = {name: int(value) if value.isascii() and value.isdigit() else -1 for name, value in told.items()}
         rank, size = found["RANK"], found["WORLD_SIZE"]
@@ -51,15 +51,13 @@ class World:
         return self.size if self.launched else asked
 
 
-def check_launched(
-    environment: Mapping[str, str], names: Sequence[str] = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-) -> None:
-    """Refuse a RANK that is not of torchrun, which sets the others too.
+def check_launched(environment: Mapping[str, str], *names: str) -> None:
+    """Refuse a RANK without the other variables that torchrun sets.
 
     Raises:
-        ValueError: one of the others is missing.
+        ValueError: one is missing.
     """
-    for name in names:
+    for name in names or ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         if "RANK" in environment and not environment.get(name):
             raise ValueError(f"RANK is set, as by torchrun, but {name} is not; {CURE}")
 
