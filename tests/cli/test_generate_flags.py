@@ -1,6 +1,8 @@
 """The flags that change what is loaded, what goes in and what comes out: each changes exactly that."""
 
 import http.server
+import json
+import shutil
 import subprocess
 import threading
 from functools import partial
@@ -148,18 +150,60 @@ def test_a_film_keeps_its_sound(root, tmp_path):
     assert "Duration: 00:00:01" in told
 
 
+@pytest.mark.parametrize("damage", ["cut off", "garbage", "missing", "other shapes"])
+def test_damaged_weights_are_told_in_a_line(damage, flux, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(flux, broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "garbage":
+        weights.write_bytes(b"x" * 1000)
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        config = json.loads((broken / "transformer" / "config.json").read_text())
+        config["joint_attention_dim"] *= 2
+        (broken / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"broken cannot be loaded: .*download or save them again") as refused:
+        load(job_of("flux", str(broken)), torch.float32)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.fixture
 def picture(tmp_path):
     Image.linear_gradient("L").resize((40, 20)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def test_images_come_from_files_and_the_web(picture, tmp_path):
+REFUSED = {
+    "nothing.png": "404",
+    "large": "more than 1 MiB",
+    "to_file": "Redirection to url 'file:.*is not allowed",
+    "to_ftp": "unknown url type: ftp",
+}
+
+
+def test_images_come_from_files_and_the_web(picture, tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "b, c.png")
+
+    closing = threading.Event()
+    monkeypatch.setattr("ditmesh.job.images.BYTES_TO_FETCH", 2**20)
+    (tmp_path / "large").write_bytes(bytes(2**20 + 1))
 
     class Silent(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def do_GET(self):
+            if self.path == "/drip":
+                closing.wait(60)
+            elif self.path in ("/to_file", "/to_ftp"):
+                self.send_response(302)
+                self.send_header("Location", f"{self.path[4:]}://127.0.0.1/{picture}")
+                self.end_headers()
+            else:
+                super().do_GET()
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -167,8 +211,13 @@ def test_images_come_from_files_and_the_web(picture, tmp_path):
     given = [f"{picture},{picture}", str(tmp_path / "b, c.png"), url]
     inputs = find_inputs(example_with(Images(many=True)), given, None)
     images = open_inputs(inputs, Images(many=True))["image"]
-    with pytest.raises(ValueError, match=r"nothing\.png cannot be fetched: .*404"):
-        open_inputs(Inputs((url.replace("a.png", "nothing.png"),)), Images())
+    for name, words in REFUSED.items():
+        with pytest.raises(ValueError, match=f"{name} cannot be fetched: .*{words}"):
+            open_inputs(Inputs((url.replace("a.png", name),)), Images())
+    monkeypatch.setattr("ditmesh.job.images.SECONDS_TO_FETCH", 0.2)
+    with pytest.raises(ValueError, match=r"drip cannot be fetched: it takes longer than 0\.2 s"):
+        open_inputs(Inputs((url.replace("a.png", "drip"),)), Images())
+    closing.set()
     server.shutdown()
     server.server_close()
     assert [(image.size, image.mode) for image in images] == [((40, 20), "RGB")] * 2 + [
@@ -211,7 +260,18 @@ def test_images_are_looked_for_before_anything_is_loaded(asked, images, words, p
         find_inputs(example_with(images), asked, None)
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
-    (tmp_path / "a.png").write_text("text")
-    with pytest.raises(ValueError, match=r"a\.png is no image that Pillow can read"):
-        open_inputs(Inputs((str(tmp_path / "a.png"),)), Images())
+@pytest.mark.parametrize(
+    ("content", "limit", "words"),
+    [
+        (lambda whole: b"text", None, r"a\.png is no image that Pillow can read"),
+        (lambda whole: whole[: len(whole) // 2], None, r"a\.png cannot be read: "),
+        (lambda whole: whole, 500, r"a\.png is too large: "),
+        (lambda whole: whole, 100, r"a\.png is too large: "),
+    ],
+    ids=["text", "cut off", "large", "a bomb"],
+)
+def test_a_file_that_is_no_image_is_named(content, limit, words, picture, monkeypatch):
+    picture.write_bytes(content(picture.read_bytes()))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=words):
+        open_inputs(Inputs((str(picture),)), Images())

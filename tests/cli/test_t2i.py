@@ -49,6 +49,8 @@ def folder(tmp_path, monkeypatch, flux):
         ("--node_rank 1", {}, ["--node_rank is for several machines"]),
         ("--nnodes 2 --node_rank 0 --rdzv_endpoint here --num_gpus 2", {}, ["here is no HOST:PORT"]),
         ("--nnodes 2 --node_rank 0 --rdzv_endpoint h:1 --num_gpus 3", {}, ["3 ranks do not divide among 2"]),
+        ("--log_dir prompts.jsonl/a", {}, ["--log_dir", "prompts.jsonl is a file, not a folder"]),
+        ("--data_parallel_degree 5000 --device cpu", {}, ["starts 5000 ranks", "--oversubscribe"]),
         ("--output_dir prompts.jsonl/a", {}, ["prompts.jsonl is a file, not a folder"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -129,6 +129,29 @@ def test_a_file_is_read_and_what_it_does_not_know_refused(tmp_path: Path, monkey
             load_configs(sections)
 
 
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"parallelism_config": 5}, "parallelism_config: 5 has no fields"),
+        ({"cache_config": ["Fn_compute_blocks"]}, "cache_config: .* has no fields"),
+        ({"cache_config": {5: 1}}, "has no fields"),
+        ({"attention_backend": ["native"]}, "is no name of a kernel"),
+        ({"cache_config": {"residual_diff_threshold": "high"}}, "residual_diff_threshold is 'high', where a number"),
+        ({"cache_config": {"max_cached_steps": True}}, "max_cached_steps is True, where a whole number"),
+        ({"cache_config": {"steps_computation_mask": 5}}, "where a list or a name or null belongs"),
+        ({"cache_config": {"enable_dmd": 1}}, "enable_dmd is 1, where true or false"),
+        ({"cache_config": {"enable_dmd": True, "dmd_ridge": [1]}}, "dmd_ridge is .* where a number"),
+        ({"parallelism_config": {"tp_size": [2]}}, "tp_size is .* where a whole number"),
+        ({"parallelism_config": {"parallel_kwargs": 5}}, "parallel_kwargs is 5, where a section"),
+        ({"parallelism_config": {"parallel_kwargs": {"extra_parallel_modules": 5}}}, "is 5, where a list"),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_named(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ditmesh.load_configs(sections)
+
+
 def test_tags() -> None:
     config = DBCacheConfig(Fn_compute_blocks=1, residual_diff_threshold=0.24, max_continuous_cached_steps=3)
     parts = {"cache_config": config, "parallelism_config": ParallelismConfig(ulysses_size=4)}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def start(tmp_path, monkeypatch):
     started = []
 
     def begin(what: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", START.format(nproc=RANKS), "victim", str(tmp_path), what]
+        command = [sys.executable, "-P", "-c", START.format(nproc=RANKS), "victim", str(tmp_path), what]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -122,6 +123,35 @@ def test_a_killed_rank_ends_the_job(start, tmp_path):
     assert alive(pids) == []
 
 
+def test_a_rank_that_was_asked_to_end_is_the_cause(start, tmp_path):
+    process = start("sleep")
+    pids = wait_for_ranks(tmp_path)
+    os.kill(pids[1], signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert err.splitlines() == ["rank 1 was ended by SIGTERM; the other ranks were stopped"]
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists the sockets that listen")
+def test_ranks_listen_on_the_loopback_alone_and_run_nothing_of_the_current_folder(start, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "random.py").write_text("raise RuntimeError('not the one of the standard library')")
+    monkeypatch.chdir(tmp_path / "here")
+    process = start("barrier")
+    pids = [process.pid, *wait_for_ranks(tmp_path)]
+    assert {address for pid in pids for address in listening(pid)} == {"127.0.0.1"}
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses on which a process listens; one of IPv6 as it stands in the table."""
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    heard = [row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
+    return {socket.inet_ntoa(bytes.fromhex(one)[::-1]) if len(one) == 8 else one for one in heard}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_rank(start, tmp_path, number):
     process = start("barrier")
@@ -161,11 +191,14 @@ class Failed:
         ({0: Failed(-signal.SIGABRT), 1: Failed(1, {"time_ns": 10})}, 1),
         ({0: Failed(-signal.SIGTERM), 1: Failed(4)}, 1),
         ({0: Failed(-signal.SIGTERM), 1: Failed(-signal.SIGTERM)}, 0),
+        ({0: Failed(-signal.SIGTERM), 1: Failed(-signal.SIGTERM, pid=7)}, 1),
+        ({0: Failed(1, {"time_ns": 10}), 1: Failed(-signal.SIGTERM, pid=7)}, 1),
+        ({0: Failed(1, {"time_ns": 10}), 1: Failed(-signal.SIGABRT, pid=7)}, 0),
     ],
-    ids=["earlier", "told to stop", "killed", "lost its peer", "silent", "all alike"],
+    ids=["earlier", "told to stop", "killed", "lost its peer", "silent", "all alike", "asked", "heard", "aborted"],
 )
 def test_the_first_failure_is_the_cause(failures, first):
-    assert launch.end_of(failures).words.startswith(f"rank {first} ")
+    assert launch.end_of(failures, first=7).words.startswith(f"rank {first} ")
 
 
 def test_an_end_without_words_is_told_by_its_code():

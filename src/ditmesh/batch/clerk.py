@@ -21,6 +21,7 @@ from ditmesh.batch.pictures import Picture, Recipe
 from ditmesh.batch.rows import BadRow
 from ditmesh.batch.work_list import Reports
 from ditmesh.batch.writer import cannot_write
+from ditmesh.runtime.terminal import shown
 
 FAILURES = "failures.jsonl"
 SHOWN = 20  # failures told on the terminal; the file has all
@@ -140,9 +141,9 @@ class Clerk:
             raise cannot_write(self._failures, error) from error
         self._told += 1
         if self._told <= SHOWN:
-            self._console.print(f"[red]failed:[/] {escape(text)}", soft_wrap=True)
+            self._console.print(f"[red]failed:[/] {escape(shown(text))}", soft_wrap=True)
         elif self._told == SHOWN + 1:
-            self._console.print(f"more failed; {self._failures} lists them all", soft_wrap=True)
+            self._console.print(f"more failed; {escape(shown(self._failures))} lists them all", soft_wrap=True)
 
     def _say_in_lines(self, done: int, total: int | None) -> None:
         now = time.monotonic()

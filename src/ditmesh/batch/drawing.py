@@ -1,7 +1,5 @@
 """Draw pictures with one call, and learn how it went on every rank of the replica."""
 
-import hashlib
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +12,7 @@ from ditmesh.batch.pictures import Picture
 from ditmesh.batch.work_list import WorkList
 from ditmesh.job.call import given
 from ditmesh.job.draw import call_pipeline
+from ditmesh.runtime.gang import RanksLost
 
 # How long a rank that failed waits for the others to fail likewise; who has not by then waits for it in a collective.
 PATIENCE = timedelta(seconds=10)
@@ -53,13 +52,13 @@ def draw_together(pipe: Any, pictures: Sequence[Picture], work: WorkList) -> lis
     drawn: list[np.ndarray | Failed]
     try:
         images = draw(pipe, pictures)
-    except torch.AcceleratorError:
-        raise  # the device is lost to this process
+    except (torch.AcceleratorError, RanksLost):
+        raise  # the device is lost to this process, or another rank is
     except Exception as error:  # noqa: BLE001 - it costs this prompt, or ends the job if not all ranks see it
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         drawn = [Failed(words(error))] * len(pictures)
-        answers = work.agree(f"{way_of(error)} {words(error)}", PATIENCE)
+        answers = work.agree(f"failed {words(error)}", PATIENCE)
     else:
         drawn = [image if np.isfinite(image).all() else Failed(NO_NUMBERS) for image in images]
         broken = [i for i, image in enumerate(drawn) if isinstance(image, Failed)]
@@ -67,12 +66,6 @@ def draw_together(pipe: Any, pictures: Sequence[Picture], work: WorkList) -> lis
     if len({answer and answer.split(" ", 1)[0] for answer in answers}) > 1:
         raise ValueError(_out_of_step(pictures, work, answers))
     return drawn
-
-
-def way_of(error: BaseException) -> str:
-    """Which way a call failed: the kind of error and the lines it passed through, as one word."""
-    frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    return hashlib.blake2b(repr([type(error).__name__, *frames]).encode(), digest_size=8).hexdigest()
 
 
 def words(error: BaseException) -> str:

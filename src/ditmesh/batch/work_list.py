@@ -4,32 +4,16 @@ Everything goes through the job's store, never through a process group: a rank t
 others wait in a collective, and a layout of replicas alone needs no process group at all.
 """
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
-from ditmesh.upstream.process_groups import HashStore, PrefixStore
+from ditmesh.runtime.store import FOREVER
+from ditmesh.upstream.process_groups import PrefixStore
 
-PREFIX = "ditmesh/work"
-FOREVER = timedelta(days=30)  # a rank may wait that long for another: torchrun ends it if that one dies
 OURS, REPORTS = "taken", "reports"
-
-
-def job_store(environment: Mapping[str, str] = os.environ) -> Any:
-    """The store that all ranks of this job share; of a process that nobody launched, its own.
-
-    Call it once in a process.
-    """
-    if "RANK" not in environment:
-        return PrefixStore(PREFIX, HashStore())
-    store, _, _ = next(rendezvous("env://"))
-    store.set_timeout(FOREVER)
-    return PrefixStore(PREFIX, store)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What every verb does around its work: refuse in one line, tell failures in one line, be one rank."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from ditmesh.runtime.launch import describe, speak_once
-from ditmesh.runtime.world import World
+from ditmesh.runtime.terminal import shown
+from ditmesh.runtime.world import World, check_launched
 
 if TYPE_CHECKING:
     from ditmesh.job.description import Job
@@ -24,7 +26,7 @@ def refusals(world: World) -> Iterator[None]:
         yield
     except ValueError as error:
         if world.rank == 0:
-            print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"Error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from error
 
 
@@ -36,16 +38,24 @@ def failures(world: World) -> Iterator[None]:
     except ValueError as error:
         if world.size > 1:
             raise
-        print(f"Error: {describe(error)}", file=sys.stderr)
+        print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
         raise typer.Exit(FAILED) from error
 
 
-def check_launch(job: "Job", ranks_here: int) -> None:
-    """Refuse, before ranks are started, what this machine's devices cannot do."""
-    from ditmesh.job.devices import check_devices
+def read_world() -> World:
+    """Which rank this process is, or the refusal of variables that say it wrongly."""
+    with refusals(World()):
+        return World.read(os.environ)
+
+
+def check_launch(job: "Job", ranks_here: int, oversubscribe: bool) -> None:
+    """Refuse, before ranks are started, what this machine and its devices cannot do."""
+    from ditmesh.job.devices import check_bearable, check_devices
 
     with refusals(World()):
         check_devices(job, ranks_here)
+        if not oversubscribe:
+            check_bearable(job.layout, ranks_here, job.model)
 
 
 def check_rank(job: "Job", world: World) -> "Job":
@@ -60,6 +70,8 @@ def check_rank(job: "Job", world: World) -> "Job":
 
     with refusals(world):
         check_devices(job, world.ranks_here)
-        job = check_job(job)
+        job = check_job(job, world)
+    with refusals(World()):  # whichever rank this takes itself for
+        check_launched(os.environ)
     keep_quiet(world.rank == 0)
     return job

@@ -1,19 +1,32 @@
 """Configurations in a YAML file, as keyword arguments of ``enable_cache``."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from ditmesh.config.axes import AXES
-from ditmesh.config.cache import CalibratorConfig, DBCacheConfig, calibrators
+from ditmesh.config.cache import CacheType, CalibratorConfig, DBCacheConfig, calibrators
 from ditmesh.config.parallelism import ParallelismConfig
 from ditmesh.config.steps import steps_mask
 from ditmesh.config.words import suggest
 
 SECTIONS = ("cache_config", "calibrator_config", "parallelism_config", "attention_backend")
 SIZES = tuple(f"{axis}_size" for axis in AXES)
+# The types of fields, as words for a reader, and what stands for them in a file. What is not here fits anything.
+KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a name",
+    CacheType: "a name",
+    tuple: "a list",
+    Mapping: "a section of fields",
+    type(None): "null",
+}
+MEANS: Mapping[type, Sequence[Any]] = {int: (int, float), str: (str, CacheType), list: (tuple,), dict: (Mapping,)}
 
 
 def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int | None = None) -> dict[str, Any]:
@@ -29,8 +42,10 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int |
         ValueError: a section, field or value that does not exist.
     """
     sections = path_or_dict if isinstance(path_or_dict, Mapping) else _read(Path(path_or_dict))
-    for name in sections:
-        if name not in SECTIONS:
+    for name, section in sections.items():
+        if name in SECTIONS:
+            _check_types(name, section)
+        else:
             raise ValueError(f"there is no section {name!r}; {suggest(str(name), SECTIONS)}")
     configs: dict[str, Any] = {}
     if (cache := sections.get("cache_config")) is not None:
@@ -42,6 +57,31 @@ def load_configs(path_or_dict: str | Path | Mapping[str, Any], world_size: int |
     if (kernel := sections.get("attention_backend")) is not None:
         configs["attention_backend"] = kernel
     return configs
+
+
+def _check_types(section: str, given: object) -> None:
+    """Refuse a value of another type than its field's; a field that does not exist is refused later."""
+    if given is None or section == "attention_backend":
+        if not isinstance(given, str | None):
+            raise ValueError(f"{section}: {given!r} is no name of a kernel; write {section}: native.")
+        return
+    fields = cast("Mapping[object, object]", given)
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in fields):
+        raise ValueError(f"{section}: {given!r} has no fields; write each as name: value, on a line of its own.")
+    known = calibrators()
+    types: dict[str, Any] = {f"enable_{name}": bool for name in known}
+    kinds = [ParallelismConfig] if section.startswith("parallel") else [*known.values(), DBCacheConfig]
+    for hints in map(get_type_hints, kinds):
+        types |= hints
+    types |= dict.fromkeys(SIZES, int | str | None) | {"steps_computation_mask": tuple[int, ...] | str | None}
+    for name, value in fields.items():
+        asked = types.get(str(name), Any)
+        fit = [get_origin(one) or one for one in (get_args(asked) if isinstance(asked, UnionType) else (asked,))]
+        if KINDS.keys() >= set(fit) and not any(kind in fit for kind in MEANS.get(type(value), (type(value),))):
+            what = " or ".join(dict.fromkeys(KINDS[kind] for kind in fit))
+            raise ValueError(f"{section}: {name} is {value!r}, where {what} belongs.")
+        if name == "parallel_kwargs":
+            _check_types("parallel_kwargs", value)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -15,11 +15,12 @@ from ditmesh import api
 from ditmesh.job.call import OURS, check_two_branches
 from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
+from ditmesh.runtime.world import ALONE, World
 from ditmesh.upstream.modules import repeated_blocks
 
 
-def check_job(job: Job) -> Job:
-    """The job with its images opened.
+def check_job(job: Job, world: World = ALONE) -> Job:
+    """The job with its images opened; every rank of the world must.
 
     Raises:
         ValueError: something asked for is not there, or the pipeline cannot do it.
@@ -28,7 +29,7 @@ def check_job(job: Job) -> Job:
     check_call(job)
     check_classes(job)
     check_cache(job)
-    return replace(job, call={**job.call, **open_inputs(job.inputs, job.example.images)})
+    return replace(job, call={**job.call, **open_inputs(job.inputs, job.example.images, world)})
 
 
 def diffusers_class(name: str) -> Any:

@@ -1,11 +1,19 @@
 """The devices of this machine, and what a job may ask of them."""
 
+import os
+from pathlib import Path
+
 import torch
 
+from ditmesh.config import ParallelismConfig
 from ditmesh.job.description import Job
+from ditmesh.runtime.launch import cores
 from ditmesh.runtime.world import World
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+GIB = 1024**3
+RANKS_PER_CORE, FEW_RANKS = 4, 16  # on a CPU; so few run on any machine, for trying a layout out
+WEIGHTS = (".safetensors", ".bin")
 
 
 def check_devices(job: Job, ranks_here: int) -> None:
@@ -33,6 +41,31 @@ def check_devices(job: Job, ranks_here: int) -> None:
             raise ValueError(
                 f"{flag} is for GPUs, and no GPU can be seen; leave it out, or check CUDA_VISIBLE_DEVICES."
             )
+
+
+def check_bearable(layout: ParallelismConfig, ranks_here: int, model: str) -> None:
+    """Refuse more ranks on a CPU than its cores and memory bear.
+
+    Raises:
+        ValueError: too many ranks; each would load a pipeline of its own.
+    """
+    if torch.cuda.is_available():
+        return  # there the GPUs are counted
+    how = "name smaller degrees, or add --oversubscribe to start them all the same"
+    most = max(FEW_RANKS, RANKS_PER_CORE * cores())
+    if ranks_here > most:
+        raise ValueError(
+            f"layout {layout} starts {ranks_here} ranks on this machine, and its {cores()} CPU cores bear {most}; {how}"
+        )
+    weights = sum(file.stat().st_size for file in Path(model).expanduser().rglob("*.*") if file.suffix in WEIGHTS)
+    # Ranks of tensor parallelism and of a pipeline share the weights; all others have them whole.
+    copies = max(1, ranks_here // (layout.tp_size * layout.pp_size))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if copies * weights > memory:
+        raise ValueError(
+            f"layout {layout} holds the {weights / GIB:.1f} GiB of weights of {model} {copies} times, and this machine "
+            f"has {memory / GIB:.1f} GiB of memory; {how}"
+        )
 
 
 def device_of(world: World) -> torch.device:

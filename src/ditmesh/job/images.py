@@ -1,19 +1,24 @@
 """The images that go into a call: found before anything is loaded, opened before the pipeline is."""
 
-import urllib.error
+import struct
+import threading
 import urllib.request
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.error import HTTPError, URLError
 
 from ditmesh.job.example import Example, Images
+from ditmesh.runtime.world import ALONE, World
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SECONDS_TO_FETCH = 60
+SECONDS_TO_FETCH, BYTES_TO_FETCH = 30, 64 * 2**20
 WEB = ("http://", "https://")
 
 
@@ -65,18 +70,23 @@ def _split(given: Sequence[str]) -> list[str]:
     return paths
 
 
-def open_inputs(inputs: Inputs, takes: Images | None) -> dict[str, Any]:
-    """The images as arguments of the call.
+def open_inputs(inputs: Inputs, takes: Images | None, world: World = ALONE) -> dict[str, Any]:
+    """The images as arguments of the call; what is at a URL is fetched once, for every rank of the world.
 
     Raises:
         ValueError: one cannot be fetched, or is no image.
     """
     if takes is None:
         return {}
-    images = [_resized(_open(path).convert(takes.mode), inputs) for path in inputs.images]
+    fetched: Mapping[str, bytes] = {}
+    if urls := list(dict.fromkeys(path for path in (*inputs.images, inputs.mask or "") if path.startswith(WEB))):
+        from ditmesh.runtime.store import from_first  # with it comes torch
+
+        fetched = from_first(urls, fetch, world)
+    images = [_resized(_open(path, takes.mode, fetched), inputs) for path in inputs.images]
     arguments: dict[str, Any] = {takes.image: images if takes.many else images[0]} if images else {}
     if takes.mask and inputs.mask:
-        arguments[takes.mask] = _resized(_open(inputs.mask).convert("L"), inputs)
+        arguments[takes.mask] = _resized(_open(inputs.mask, "L", fetched), inputs)
     return arguments
 
 
@@ -89,22 +99,54 @@ def _resized(image: "Image.Image", inputs: Inputs) -> "Image.Image":
     return image.resize((new_width, new_height))
 
 
-def _open(path: str) -> "Image.Image":
+def _open(path: str, mode: str, fetched: Mapping[str, bytes]) -> "Image.Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        image = Image.open(BytesIO(_fetch(path)) if path.startswith(WEB) else Path(path).expanduser())
-        return ImageOps.exif_transpose(image)
+        file = BytesIO(fetched[path]) if path in fetched else Path(path).expanduser()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow can read; use PNG or JPEG.") from error
-    except OSError as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image {path} is too large: {error}; make it smaller first.") from error
+    except (OSError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError(f"the image {path} cannot be read: {error}") from error
 
 
-def _fetch(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "ditmesh"})
+def fetch(url: str) -> bytes:
+    """What is at a URL, by http or https alone, wherever it leads on to.
+
+    Raises:
+        ValueError: it cannot be had, is too large, or takes too long.
+    """
+    got: list[bytes | str] = []  # or why not
+    # In a thread: the timeout of a connection is of each read, and one that drips would never end.
+    reader = threading.Thread(target=_read, args=(url, got), daemon=True)
+    reader.start()
+    reader.join(SECONDS_TO_FETCH)
+    answer = got[0] if got else f"it takes longer than {SECONDS_TO_FETCH} s"
+    if isinstance(answer, bytes):
+        return answer
+    raise ValueError(f"the image {url} cannot be fetched: {answer}; download it, and give the file.")
+
+
+def _read(url: str, got: list[bytes | str]) -> None:
+    web, request = urllib.request.build_opener(_NoFtp), urllib.request.Request(url, headers={"User-Agent": "ditmesh"})
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS_TO_FETCH) as answer:
-            return answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise ValueError(f"the image {url} cannot be fetched: {error}; download it, and give the file.") from error
+        with web.open(request, timeout=2 * SECONDS_TO_FETCH) as answer:  # so that whoever waits gives up first
+            content = answer.read(BYTES_TO_FETCH + 1)
+        got.append(content if len(content) <= BYTES_TO_FETCH else f"it has more than {BYTES_TO_FETCH >> 20} MiB")
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        got.append(str(error))
+
+
+class _NoFtp(urllib.request.FTPHandler):
+    """The one way but http that a redirection may take, closed."""
+
+    def ftp_open(self, req: urllib.request.Request) -> NoReturn:
+        raise URLError(f"unknown url type: {req.type}")

@@ -1,9 +1,12 @@
 """From files to a pipeline that is ready to run on this rank."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 import ditmesh
 from ditmesh.api import kept_whole
@@ -36,10 +39,8 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     if job.tuning.tf32:
         torch.set_float32_matmul_precision("high")
     parts = {part.name: load_part(part, dtype) for part in job.parts}
-    try:
+    with told_in_a_line(job.model):
         pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
-    except ImportError as error:
-        raise ValueError(f"{job.model} cannot be loaded: {error}") from error
     if job.lora:
         load_lora(pipe, job)
     if job.tuning.vae_tiling:
@@ -51,9 +52,27 @@ def load(job: Job, dtype: torch.dtype) -> Any:
 
 def load_part(part: Part, dtype: torch.dtype) -> Any:
     kind = diffusers_class(part.class_name)
-    if Path(part.source).expanduser().is_file():
-        return kind.from_single_file(str(path(part.source)), dtype=dtype)
-    return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype)
+    with told_in_a_line(part.source):
+        if Path(part.source).expanduser().is_file():
+            return kind.from_single_file(str(path(part.source)), dtype=dtype)
+        return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype)
+
+
+@contextmanager
+def told_in_a_line(source: str) -> Generator[None]:
+    """Make a refusal of what loading raises: a package is missing, or a file is cut off, damaged or not there.
+
+    Raises:
+        ValueError: what cannot be loaded, and why.
+    """
+    try:
+        yield
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, SafetensorError) as error:
+        why = " ".join(str(error).split())[: 2 * SHOWN]
+        raise ValueError(
+            f"{source} cannot be loaded: {why} ({type(error).__name__}); if its files are damaged or incomplete, "
+            f"download or save them again."
+        ) from error
 
 
 def path(source: str) -> Path | str:

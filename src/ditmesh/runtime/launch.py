@@ -11,17 +11,20 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from ditmesh.runtime.machines import BY_ITSELF, FROM_OUTSIDE, UNTOLD, WELL, WITH_OTHERS, End, Machines, Nodes
+from ditmesh.runtime.terminal import shown
 
 NOTHING: Mapping[str, str] = {}
 PACKAGE = str(Path(__file__).parents[1])
@@ -29,6 +32,8 @@ SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
 FRAMES_SHOWN = 6
 WAY_IN = (__file__, "<frozen runpy>", f"{os.sep}click{os.sep}", f"{os.sep}typer{os.sep}")  # frames that tell nothing
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LOOPBACK, LOOPBACK_DEVICE = "127.0.0.1", "lo"  # the device as Linux names it
+SECONDS_BETWEEN_LOOKS = 0.01
 # These come from outside or from a crash. Not SIGTERM, which the parent sends to the ranks that are left, nor SIGABRT,
 # with which communicators end a rank that has lost a peer.
 CAUSES = {-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
@@ -58,18 +63,20 @@ def launch(
         ValueError: the machines did not meet, or differ in their `job`.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
+    if Path(PACKAGE).parent != Path.cwd():
+        os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the current folder is not the ranks'
     with ExitStack() as closing:
         logging.disable(logging.CRITICAL)  # its log repeats what we say, at length
         closing.callback(logging.disable, logging.NOTSET)
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="ditmesh-"))  # for the ranks' last words
         machines = None if nodes is None else closing.enter_context(Machines(nodes, job))
-        end = run_ranks(
-            [*agent_arguments(nproc, folder, nodes), "ditmesh.runtime.launch", module, *arguments], nproc, nodes
-        )
+        alone = hold_store() if nodes is None else None
+        options = agent_arguments(nproc, folder, nodes or Nodes(1, 0, LOOPBACK, alone.port if alone else 0))
+        end = run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc, nodes)
         if machines is not None:
             end = machines.agree(end)
     if end.words:
-        print(end.words, file=sys.stderr)
+        print(shown(end.words, lines=True), file=sys.stderr)
     return end.code
 
 
@@ -79,10 +86,12 @@ def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    failed: Sequence[int] = ()
     try:
-        run.main(list(arguments))
+        with first_death() as failed:
+            run.main(list(arguments))
     except ChildFailedError as error:
-        return end_of(error.failures)
+        return end_of(error.failures, next(iter(failed), None))
     except SignalException as stopped:
         words = f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it"
         if nodes is not None:
@@ -91,17 +100,28 @@ def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
     return End(WELL, time.time_ns(), 0)
 
 
-def agent_arguments(nproc: int, folder: str, nodes: Nodes | None = None) -> list[str]:
-    """The options of torch.distributed.run: of one machine a port that the store itself finds free."""
-    alone = ["--standalone", "--local-addr=127.0.0.1"]
-    together = nodes and [
+def hold_store() -> Any:
+    """The store of a job on one machine, on a free port of its loopback: no other machine can read or write there.
+
+    torch.distributed.run shares it, as one process has one store for a port; alone it would listen everywhere.
+    """
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_DEVICE)
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    shares: dict[str, Any] = {"wait_for_workers": False, "multi_tenant": True}
+    return TCPStore(LOOPBACK, port, None, True, master_listen_fd=listener.detach(), **shares)
+
+
+def agent_arguments(nproc: int, folder: str, nodes: Nodes) -> list[str]:
+    """The options of torch.distributed.run."""
+    return [
         f"--nnodes={nodes.count}",
         f"--node-rank={nodes.node}",
         f"--master-addr={nodes.host}",
         f"--master-port={nodes.port}",
-    ]
-    return [
-        *(together or alone),
         f"--nproc-per-node={nproc}",
         f"--log-dir={folder}",
         f"--shutdown-timeout={SECONDS_TO_CLOSE}",
@@ -114,21 +134,46 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def end_of(failures: Mapping[int, Failure]) -> End:
+@contextmanager
+def first_death() -> Iterator[list[int]]:
+    """See which child of this process is the first to fail, before torch.distributed.run ends the others; on Linux."""
+    failed, over = list[int](), threading.Event()
+
+    def watch() -> None:
+        while not failed and not over.wait(SECONDS_BETWEEN_LOOKS):
+            with suppress(ChildProcessError):  # none was started yet
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # and leave it for whoever started it
+                if ended is not None and ended.si_status:
+                    failed.append(ended.si_pid)
+
+    if sys.platform == "linux":
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield failed
+    finally:
+        over.set()
+
+
+def end_of(failures: Mapping[int, Failure], first: int | None = None) -> End:
     """The end by the rank whose failure came first: the others mostly lost their connection to it.
 
     A rank killed from outside wrote nothing down, so it goes before every exception; those have their times.
+
+    Args:
+        failures: of each rank that failed.
+        first: the process that died first, if that is known. The parent had no reason yet to send it a signal.
     """
-    return min(_end_of(rank, failure) for rank, failure in sorted(failures.items()))
+    return min(_end_of(rank, failure, failure.pid == first) for rank, failure in sorted(failures.items()))
 
 
-def _end_of(rank: int, failure: Failure) -> End:
+def _end_of(rank: int, failure: Failure, is_first: bool) -> End:
     told = failure.error_file_data
     when = told.get("time_ns", 0)
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
-        origin = FROM_OUTSIDE if failure.exitcode in CAUSES else BY_ITSELF if when else WITH_OTHERS
+        is_cause = failure.exitcode in CAUSES or (is_first and name != "SIGABRT")
+        origin = FROM_OUTSIDE if is_cause else BY_ITSELF if when else WITH_OTHERS
         words = f"rank {rank} was ended by {name}{hint}; the other ranks were stopped"
         return End(origin, when, 128 - failure.exitcode, words)
     words = told.get("last_words")
@@ -145,8 +190,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ValueError) and origin and (PACKAGE in origin.filename or origin.name == "check_inputs"):
         return " ".join(str(error).split())
     frames = [frame for frame in told.stack if not any(way in frame.filename for way in WAY_IN)]
-    shown = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
-    return f"{''.join(told.format_exception_only()).strip()}\n{shown}".rstrip()
+    trace = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
+    return f"{''.join(told.format_exception_only()).strip()}\n{trace}".rstrip()
 
 
 def leave_last_words(words: str) -> None:
@@ -184,7 +229,8 @@ def fail_aloud(kind: type[BaseException], error: BaseException, trace: Traceback
         pass  # another rank failed first, and this one mostly lost its connection to it
     else:
         # Not sys.stderr, in whose place torch.distributed has a buffer while this runs.
-        print(f"rank {os.environ['RANK']} failed: {describe(error)}", file=sys.__stderr__, flush=True)
+        words = f"rank {os.environ['RANK']} failed: {describe(error)}"
+        print(shown(words, lines=True), file=sys.__stderr__, flush=True)
     fail(kind, error, trace)
 
 

@@ -22,6 +22,7 @@ from ditmesh.job.caching import Cached
 from ditmesh.job.description import Job
 from ditmesh.job.devices import device_of, dtype_of, name_of
 from ditmesh.job.draw import Drawn, draw
+from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 CacheStats = Any  # of ditmesh.summary
@@ -106,7 +107,7 @@ def measure(
     console.print(table(points, job, name_of(device)))
     console.print(f"\n{best(points)}", soft_wrap=True)
     plot(points, f"{job.example.name}, {job.call.get('num_inference_steps')} steps", path)
-    console.print(f"saved {path}", soft_wrap=True)
+    console.print(f"saved {shown(path)}", soft_wrap=True, markup=False)
 
 
 def _cache(job: Job, asked: Options, point: Point) -> Cached:

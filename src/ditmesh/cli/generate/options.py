@@ -73,6 +73,7 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
         LAYOUT, "First steps that the stages run whole (1).", "--pipeline-warmup-steps N"
     )
     nproc: Count = count(LAYOUT, "Ranks to start here, if --parallel leaves it open.", "--nproc N")
+    oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
     parallel_text: bool = switch(
         LAYOUT, "Share the text encoders over all ranks too.", "--parallel-text, --parallel-text-encoder"
     )

@@ -7,12 +7,14 @@ from typing import Any
 
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ditmesh.cli.generate.job import warmups
 from ditmesh.cli.generate.options import Options
 from ditmesh.job.call import given
 from ditmesh.job.description import Job
+from ditmesh.runtime.terminal import shown
 
 
 def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
@@ -21,7 +23,7 @@ def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(f"  {name}", str(value))
+        table.add_row(f"  {name}", escape(shown(value, lines=True)))
     console.print(title, style="bold")
     console.print(table)
 
@@ -111,4 +113,4 @@ def print_memory(console: Console, title: str, ranks: Sequence[Mapping[str, int]
 
 def print_files(console: Console, paths: Sequence[Path]) -> None:
     for path in paths:
-        console.print(f"saved {path}", soft_wrap=True, highlight=False)
+        console.print(f"saved {shown(path)}", soft_wrap=True, markup=False, highlight=False)

@@ -1,6 +1,5 @@
 """`ditmesh generate`: draw one picture or video, on one process or on many ranks."""
 
-import os
 from typing import Any
 
 import typer
@@ -8,9 +7,8 @@ import typer
 from ditmesh.cli.flags import takes
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import Options
-from ditmesh.cli.ranks import check_launch, check_rank, failures, refusals
+from ditmesh.cli.ranks import check_launch, check_rank, failures, read_world, refusals
 from ditmesh.runtime.launch import launch
-from ditmesh.runtime.world import World
 
 MODULE = "ditmesh.generate"
 
@@ -32,11 +30,11 @@ def generate(context: typer.Context, **flags: Any) -> None:
 
         print_examples()
         return
-    world = World.read(os.environ)
+    world = read_world()
     with refusals(world):
         job = describe_job(options, world)
     if job.layout.world_size > 1 and not world.launched:
-        check_launch(job, job.layout.world_size)
+        check_launch(job, job.layout.world_size, options.oversubscribe)
         raise typer.Exit(launch(MODULE, context.obj, job.layout.world_size))
     job = check_rank(job, world)
     from ditmesh.cli.generate.run import run

@@ -1,7 +1,6 @@
 """`ditmesh models`: what can be spread over ranks, all of it or one model, read off the sheets."""
 
 import inspect
-import os
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditmesh.cli.models.matrix import Facts, Table, facts_of, find, sheet_of, tables
-from ditmesh.cli.ranks import refusals
-from ditmesh.runtime.world import World
+from ditmesh.cli.ranks import read_world, refusals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +34,7 @@ def models(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the documentation.")] = False,
 ) -> None:
     """Show which models can be spread over ranks, and how."""
-    with refusals(World.read(os.environ)):
+    with refusals(read_world()):
         if name is not None and markdown:
             raise ValueError("--markdown prints the page of all models; leave out NAME or --markdown.")
         found = None if name is None else find(name)

@@ -75,7 +75,9 @@ def describe_batch(options: BatchOptions, world: World, environment: Mapping[str
     facts = read_pipeline(model, flag="--model_name")
     example = choose_example(named, model, facts)
     prompt = choose_prompt(options, example, notes)
-    check_place("--output_dir", options.output_dir, options.output_dir)
+    for flag, folder in (("--output_dir", options.output_dir), ("--log_dir", options.log_dir)):
+        if folder is not None:
+            check_place(flag, folder, folder)
     if layout.dp_size > 1 and asdict(options)["dp_size"] is None and options.num_gpus is not None:
         notes.append(f"{options.num_gpus} ranks make the layout {layout}")
     if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):

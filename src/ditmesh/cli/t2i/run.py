@@ -24,6 +24,7 @@ from ditmesh.job import load
 from ditmesh.job.classes import taken_arguments
 from ditmesh.job.description import Job
 from ditmesh.job.devices import device_of, dtype_of
+from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 
@@ -122,22 +123,22 @@ def tell_job(batch: Batch, console: Console, device: torch.device) -> None:
     if file is not None and (unused := unused_columns(read_rows(file))):
         lines.append(f"note: of {file} these columns are not used: {', '.join(unused)}")
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(shown(line), soft_wrap=True, markup=False)
         logging.getLogger("ditmesh").info(line)
 
 
 def tell_end(order: Order, tally: Tally, manifest: Manifest) -> int:
     """Say what was made and what was not; the exit code."""
-    shown = show(order.folder)
+    sheets = show(order.folder)
     kept = f", {tally.kept} kept" if tally.kept else ""
-    print(f"{_count(tally.drawn, 'picture')} drawn{kept}: {manifest.path}")
-    for made in shown:
-        print(f"saved {made}")
+    print(f"{_count(tally.drawn, 'picture')} drawn{kept}: {shown(manifest.path)}")
+    for made in sheets:
+        print(f"saved {shown(made)}")
     if tally.is_whole:
         return 0
     lacking = [_count(tally.bad_rows, "bad row")] if tally.bad_rows else []
     lacking += [f"{_count(tally.failed, 'picture')} failed"] if tally.failed else []
-    print(f"{' and '.join(lacking)}: {order.folder / FAILURES}", file=sys.stderr)
+    print(f"{' and '.join(lacking)}: {shown(order.folder / FAILURES)}", file=sys.stderr)
     return 1
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import typer
 
 from ditmesh.cli.flags import takes
-from ditmesh.cli.ranks import FAILED, check_launch, check_rank, failures, refusals
+from ditmesh.cli.ranks import FAILED, check_launch, check_rank, failures, read_world, refusals
 from ditmesh.cli.t2i.job import Batch, describe_batch
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.runtime.launch import launch
+from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 MODULE, VERB = "ditmesh", "t2i"
@@ -29,7 +30,7 @@ def t2i(context: typer.Context, **flags: Any) -> None:
     The variables DG_XDIT_ULYSSES_DEGREE ... mean the same; a flag goes before its variable.
     Exit codes: 0 all drawn, 1 some rows were not, 2 wrong usage, 130 interrupted.
     """
-    world = World.read(os.environ)
+    world = read_world()
     options = BatchOptions(**flags)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
@@ -48,7 +49,7 @@ def t2i(context: typer.Context, **flags: Any) -> None:
 def start_ranks(batch: Batch, arguments: Sequence[str]) -> int:
     from ditmesh.cli.t2i.machines import batch_facts
 
-    check_launch(batch.job, batch.ranks_here)
+    check_launch(batch.job, batch.ranks_here, batch.options.oversubscribe)
     with refusals(World()):
         facts = batch_facts(batch) if batch.nodes else {}
         code = launch(MODULE, [VERB, *arguments], batch.ranks_here, batch.nodes, facts)
@@ -67,14 +68,14 @@ def say_what_is_kept(batch: Batch) -> None:
     if (folder / NAME).exists():
         with (folder / NAME).open("rb") as file:
             count = sum(1 for _ in file)
-        print(f"{count} finished pictures are in {folder}; the same command goes on from there.")
+        print(f"{count} finished pictures are in {shown(folder)}; the same command goes on from there.")
 
 
 def be_a_rank(batch: Batch, world: World) -> int:
     job = check_rank(batch.job, world)
     from ditmesh.api import leave_ranks
-    from ditmesh.batch.work_list import job_store
     from ditmesh.cli.t2i.run import run
+    from ditmesh.runtime.store import job_store
 
     with failures(world):
         code = run(batch, job, world, job_store())
