@@ -194,8 +194,20 @@ class Failed:
         ({0: Failed(-signal.SIGTERM), 1: Failed(-signal.SIGTERM, pid=7)}, 1),
         ({0: Failed(1, {"time_ns": 10}), 1: Failed(-signal.SIGTERM, pid=7)}, 1),
         ({0: Failed(1, {"time_ns": 10}), 1: Failed(-signal.SIGABRT, pid=7)}, 0),
+        ({0: Failed(1, {"time_ns": 10}, pid=7), 1: Failed(-signal.SIGKILL)}, 0),
     ],
-    ids=["earlier", "told to stop", "killed", "lost its peer", "silent", "all alike", "asked", "heard", "aborted"],
+    ids=[
+        "earlier",
+        "told to stop",
+        "killed",
+        "lost its peer",
+        "silent",
+        "all alike",
+        "asked",
+        "heard",
+        "aborted",
+        "stopped",
+    ],
 )
 def test_the_first_failure_is_the_cause(failures, first):
     assert launch.end_of(failures, first=7).words.startswith(f"rank {first} ")

@@ -163,16 +163,18 @@ def end_of(failures: Mapping[int, Failure], first: int | None = None) -> End:
         failures: of each rank that failed.
         first: the process that died first, if that is known. The parent had no reason yet to send it a signal.
     """
-    return min(_end_of(rank, failure, failure.pid == first) for rank, failure in sorted(failures.items()))
+    known = first if first in [failure.pid for failure in failures.values()] else None
+    return min(_end_of(rank, failure, known) for rank, failure in sorted(failures.items()))
 
 
-def _end_of(rank: int, failure: Failure, is_first: bool) -> End:
+def _end_of(rank: int, failure: Failure, first: int | None) -> End:
     told = failure.error_file_data
     when = told.get("time_ns", 0)
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
-        is_cause = failure.exitcode in CAUSES or (is_first and name != "SIGABRT")
+        # Once a rank has died, the parent kills what does not end by itself, as a rank that is stopped.
+        is_cause = failure.exitcode in CAUSES if first is None else failure.pid == first and name != "SIGABRT"
         origin = FROM_OUTSIDE if is_cause else BY_ITSELF if when else WITH_OTHERS
         words = f"rank {rank} was ended by {name}{hint}; the other ranks were stopped"
         return End(origin, when, 128 - failure.exitcode, words)
