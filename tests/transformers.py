@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.cli.check_model.parity import SHAPES, Inputs, forward, randomize, relative_error
+from ditmesh.cli.check_model.parity import SHAPES, InFloat64, Inputs, forward, randomize, relative_error
 from ditmesh.upstream.counting import CommunicationCounter
 from tests.cases import CASES, variants
 
-__all__ = ["SHAPES", "Inputs", "build", "communication", "forward", "parallel", "relative_error", "serial"]
+__all__ = ["SHAPES", "InFloat64", "Inputs", "build", "communication", "forward", "parallel", "relative_error", "serial"]
 
 
 def build(name: str, shape: tuple[Any, ...], dtype: torch.dtype, seed: int = 0) -> tuple[nn.Module, Inputs]:

@@ -90,10 +90,8 @@ def test_two_requests_in_a_row_are_two_fresh_ones(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("where", ["pipeline", "transformer"])
 def test_a_request_that_failed_leaves_nothing_behind(ranks: Ranks, where: str) -> None:
-    outcomes = ranks.run(aborted, 2, where)
-    for got, latents in outcomes:
+    for got in ranks.run(aborted, 2, where):
         assert relative_error(got, oracle("flux", 3, 1, seed=1)) <= 1e-10
-        assert torch.equal(latents, outcomes[0][1])
 
 
 def test_what_one_rank_keeps_is_there_after_the_end(ranks: Ranks) -> None:

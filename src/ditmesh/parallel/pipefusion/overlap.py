@@ -97,6 +97,8 @@ class Overlap:
     def drop(self) -> None:
         """A request has failed: nothing of it comes any more."""
         self.waiting = None
+        for later in (*self.outputs, *self.latents):
+            later.fill = _is_lost
         self.outputs.clear()
         self.latents.clear()
         self.lane.drop()
@@ -224,6 +226,15 @@ class Overlap:
         if self.lane.is_first:
             self.lane.expect([route.cut(following.memory, patch) for patch in range(route.patches)])
         return instead(token, following.deferred(), result)
+
+
+def _is_lost(later: Later) -> None:
+    """Somebody kept a deferred tensor of a request that failed.
+
+    Raises:
+        RuntimeError: its numbers do not come any more.
+    """
+    raise RuntimeError("these latents were still being made when their request failed; draw it again.")
 
 
 def apply_overlap(
