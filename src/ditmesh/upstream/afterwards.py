@@ -75,7 +75,7 @@ TABLE = (
     Deed(
         "`state_dict`, `save_pretrained`, `save_lora_adapter`",
         together=True,
-        note="The weights are whole. Ranks that save to one folder of one machine leave the writing to one of them.",
+        note="The weights are whole. Where a rank has a share, all ranks save and one of them writes; else save on one rank.",
     ),
     Deed(
         "`load_state_dict`",
