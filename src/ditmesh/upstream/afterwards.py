@@ -75,7 +75,7 @@ TABLE = (
     Deed(
         "`state_dict`, `save_pretrained`, `save_lora_adapter`",
         together=True,
-        note="The weights are whole. Where a rank has a share, all ranks save and one of them writes; else save on one rank.",
+        note="The weights are whole. Where a rank has a share, all ranks save and one writes; else save on one.",
     ),
     Deed(
         "`load_state_dict`",
