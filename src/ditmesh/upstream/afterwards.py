@@ -96,15 +96,15 @@ TABLE = (
     ),
     Deed(
         "`load_ip_adapter`, `unload_ip_adapter`",
-        ("load_ip_adapter", "unload_ip_adapter"),
+        ("load_ip_adapter", "unload_ip_adapter", "_load_ip_adapter_weights"),
         before=_on(("tp", *SEQUENCE), "its attention is known to one rank only; use cfg_size or dp_size."),
         after=_on(("tp", *SEQUENCE, "pp"), PROCESSORS + "call ditmesh.disable_cache first, and use cfg_size."),
     ),
     Deed(
         "`set_attn_processor`",
         ("set_attn_processor",),
-        after=_on(("tp", *SEQUENCE, "pp"), PROCESSORS + AGAIN),
-        note="Before, the processors a fact sheet names are right, and others refused.",
+        after=_on((*SEQUENCE, "pp"), PROCESSORS + AGAIN),
+        note="Before, the processors a fact sheet names are right, and others refused. On tp one has a rank's heads.",
     ),
     Deed("`set_attention_backend`, `reset_attention_backend`"),
     Deed(
