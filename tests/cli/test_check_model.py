@@ -14,6 +14,8 @@ from ditmesh.models import CONTROLNETS, SPECS
 from ditmesh.sheets import check_sheet, register, spec_of
 from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "add_a_model.md").read_text("utf-8")
 SCRIPT = """
 import torch.distributed as dist

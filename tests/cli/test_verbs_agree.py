@@ -15,6 +15,8 @@ from ditmesh.job.description import Flags
 from ditmesh.runtime.world import World
 from tests.cli.conftest import save_index
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ask(refused):

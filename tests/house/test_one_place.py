@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HOUSE = Path(__file__).parents[2] / "src" / "ditmesh"
 ROW = """\
     expert_size: int = _row(

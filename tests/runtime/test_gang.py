@@ -15,6 +15,8 @@ from ditmesh import ParallelismConfig
 from ditmesh.runtime.mesh import TIMEOUT, patience
 from tests.ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 CALL: dict[str, Any] = {
     "prompt": "a cat",
     "negative_prompt": "a dog",

@@ -14,6 +14,8 @@ import ditmesh
 from tests.ranks import Ranks
 from tests.upstream.test_request import CACHE, CALL, PICTURE, load
 
+pytestmark = pytest.mark.slow
+
 IMAGE = CALL | {"image": PICTURE, "strength": 1.0}
 
 
