@@ -33,6 +33,7 @@ from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.session import Branch, Session
 from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_unflatten
+from ditmesh.upstream.unread import drop
 
 
 class Stage:
@@ -270,7 +271,7 @@ def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: A
     undo.callback(put_back)
     for weight in (weight for block in weights for weight in block):
         if id(weight) in elsewhere - kept:
-            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
+            drop(weight)
 
 
 def _of_owner(owner: int, shape: torch.Size, mesh: Axis, x: Tensor) -> Tensor:
