@@ -92,5 +92,7 @@ def check_complete(name: str, model: nn.Module) -> None:
 
 def _is_known(model: nn.Module, key: str, state: Mapping[str, Any]) -> bool:
     """Whether a tensor is there twice, is worked out, or is one that its library leaves unused as well."""
-    patterns = (model._keys_to_ignore_on_load_unexpected or ()) if isinstance(model, ModelMixin | PreTrainedModel) else ()
+    patterns = (
+        (model._keys_to_ignore_on_load_unexpected or ()) if isinstance(model, ModelMixin | PreTrainedModel) else ()
+    )
     return key in state or key.endswith(WORKED_OUT) or any(re.search(pattern, key) for pattern in patterns)

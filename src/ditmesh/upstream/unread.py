@@ -5,7 +5,7 @@ cuts it, as ever. What comes out reads no more of the file than it is made of. A
 reads them.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -60,7 +60,6 @@ class Origin:
         self.made_of = made_of
 
 
-
 class Unread(Tensor):
     """A tensor made of weights that nobody has read.
 
@@ -73,7 +72,7 @@ class Unread(Tensor):
     form: Tensor
 
     @staticmethod
-    def __new__(cls, origin: Origin, form: Tensor, device: Any = "cpu") -> Self:
+    def __new__(cls: Any, origin: Origin, form: Tensor, device: Any = "cpu") -> "Unread":
         unread = Tensor._make_wrapper_subclass(
             cls, form.shape, strides=form.stride(), dtype=form.dtype, device=device, requires_grad=False
         )
@@ -81,7 +80,7 @@ class Unread(Tensor):
         return unread
 
     @classmethod
-    def of(cls, file: str, key: str, form: Tensor) -> Self:
+    def of(cls, file: str, key: str, form: Tensor) -> "Unread":
         """A tensor of a file."""
         return cls(Origin(Weight(file, key)), form)
 

@@ -115,7 +115,7 @@ def verify_run(job: Job, lossy: str, result: Drawn, path: Path, device: torch.de
     elif job.layout.world_size > 1:
         torch.set_num_threads(cores())  # the other ranks are gone
     dtype = dtype_of(job, device)
-    pipe = load.load(job, dtype)
+    pipe = load.load_bare(job, dtype)
     load.place(pipe, job, device)
     _, reference = timed(pipe, job, job.call, job.seed, None, True, "one process")
     found = verify.compare(result.films, reference.films, result.sound, reference.sound)
