@@ -139,16 +139,11 @@ def from_pretrained(
     """
     if "device_map" in kwargs:
         raise ValueError("device_map: diffusers would place the weights itself; pass device, or a parallelism_config.")
-    parallelism = parallelism_config or ParallelismConfig()
     asked = (cache_config, calibrator_config, params_modifiers, parallelism_config, attention_backend)
     target = torch.device(device or device_type())
-    with _in_step(parallelism):
-        source = fetch(model, {key: kwargs[key] for key in DOWNLOADS if key in kwargs})
+    with _in_step(parallelism_config):
         with nothing_read():
-            pipe = load_pipeline(pipeline, source, allow_pickle, dtype=dtype, **kwargs)
-            if lora is not None:
-                with told_in_a_line(lora):
-                    pipe.load_lora_weights(lora)
+            pipe = _load(model, pipeline, lora, allow_pickle, dtype=dtype, **kwargs)
             if any(asked):
                 enable_cache(pipe, *asked)
         read_in(modules_of(pipe).values(), target, show=leads())
@@ -173,9 +168,18 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     return pipe_or_adapter
 
 
-def _in_step(parallelism: ParallelismConfig) -> AbstractContextManager[None]:
+def _load(model: Any, kind: Any, lora: Any, allow_pickle: bool, **kwargs: Any) -> Any:
+    folder = fetch(model, {key: kwargs[key] for key in DOWNLOADS if key in kwargs})
+    pipe = load_pipeline(kind, folder, allow_pickle, **kwargs)
+    if lora is not None:
+        with told_in_a_line(lora):
+            pipe.load_lora_weights(lora)
+    return pipe
+
+
+def _in_step(parallelism: ParallelismConfig | None) -> AbstractContextManager[None]:
     """Where one rank of a replica fails, all do."""
-    if parallelism.world_size == parallelism.dp_size:
+    if parallelism is None or parallelism.world_size == parallelism.dp_size:
         return nullcontext()
     check_world(parallelism, world_size())
     return Gang(start_mesh(parallelism))

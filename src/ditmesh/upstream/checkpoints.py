@@ -1,8 +1,10 @@
 """Let diffusers and transformers build models whose weights nobody has read yet."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -83,11 +85,24 @@ def check_complete(name: str, model: nn.Module) -> None:
     title, files = f"{name} ({type(model).__name__})", sorted({weight.file for weight in used})
     for key, x in state.items():
         if not weights_of(x) and isinstance(x, Tensor):
-            raise ValueError(f"{title} needs {key}, which is missing from {', '.join(files)}; save the model again.")
+            raise ValueError(
+                f"{title} needs {key}, which is missing from {_files(files, key)}; is its config another model's? "
+                f"If not, download or save the model again."
+            )
     for file in files:
         for key in UnreadFile(file).keys():  # noqa: SIM118
             if Weight(file, key) not in used and not _is_known(model, key, state):
                 raise ValueError(f"{file} holds {key}, which {title} has no place for; is its config another model's?")
+
+
+def _files(files: list[str], key: str) -> str:
+    """Where a weight is missing: in one file, or in the many that an index lists."""
+    if len(files) == 1:
+        return files[0]
+    folder = Path(files[0]).parent
+    maps = [json.loads(index.read_text()).get("weight_map", {}) for index in folder.glob("*.index.json")]
+    listed = [f" (its index names {file} for it)" for file in (listed.get(key) for listed in maps) if file]
+    return f"the {len(files)} files of {folder}{''.join(listed)}"
 
 
 def _is_known(model: nn.Module, key: str, state: Mapping[str, Any]) -> bool:
