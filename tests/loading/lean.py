@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.loading.reading import check_files, nothing_read, read_in
+from ditmesh.api import kept_whole
+from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.runtime.mesh import build_mesh
 
@@ -68,3 +72,33 @@ def text_encoders_are_same(kind: Any, folder: Path, dtype: torch.dtype) -> None:
             apply_text_encoder_parallel(model, mesh, undo)
         read_in(models[1:], CPU)
         assert_same(models[1], models[0])
+
+
+def pipelines_are_same(folder: Path, config: ParallelismConfig, lora: Path | None = None, **kwargs: Any) -> list[str]:
+    """A pipeline that is loaded for a layout, and one that is loaded whole and then enabled."""
+    whole = DiffusionPipeline.from_pretrained(folder, **kwargs)
+    if lora is not None:
+        whole.load_lora_weights(lora)
+    ditmesh.enable_cache(whole, parallelism_config=config)
+    lean = ditmesh.from_pretrained(folder, parallelism_config=config, lora=lora, **kwargs)
+    assert type(lean) is type(whole)
+    for name, module in modules_of(whole).items():
+        assert_same(modules_of(lean)[name], module)
+    kept = kept_whole(lean)
+    assert kept == kept_whole(whole)
+    ditmesh.disable_cache(lean)
+    ditmesh.disable_cache(whole)
+    return kept
+
+
+def drawn(folder: Path, call: dict[str, Any], config: ParallelismConfig | None, **kwargs: Any) -> np.ndarray:
+    pipe = ditmesh.from_pretrained(folder, parallelism_config=config, **kwargs)
+    pipe.set_progress_bar_config(disable=True)
+    return np.asarray(pipe(**call, generator=torch.Generator().manual_seed(0), output_type="np")[0])
+
+
+def refused(folder: Path, config: ParallelismConfig, **kwargs: Any) -> str:
+    with pytest.raises(ValueError, match=".") as told:
+        ditmesh.from_pretrained(folder, parallelism_config=config, **kwargs)
+    ditmesh.disable_cache(ditmesh.from_pretrained(folder, parallelism_config=config))
+    return str(told.value)

@@ -20,6 +20,18 @@ COPIES = (aten._to_copy.default, aten.clone.default)
 SAME = (aten.detach.default, aten.alias.default)  # the same memory in the same form
 # A part of a copy is the copy of a part, which is less to read.
 PARTS = (aten.slice.Tensor, aten.select.int, aten.t.default, aten.transpose.int, aten.permute.default)
+# What has the form of a tensor and none of its numbers.
+BLANKS = (
+    aten.empty_like,
+    aten.full_like,
+    aten.new_empty,
+    aten.new_empty_strided,
+    aten.new_full,
+    aten.new_ones,
+    aten.new_zeros,
+    aten.ones_like,
+    aten.zeros_like,
+)
 
 
 class Weight(NamedTuple):
@@ -95,6 +107,8 @@ class Unread(Tensor):
         kwargs = kwargs or {}
         if func._schema.is_mutable:
             return _change(func, args, kwargs)
+        if func.overloadpacket in BLANKS:
+            return func(*tree_map(_form, args), **({"device": args[0].device} | kwargs))
         try:
             on_meta = {"device": "meta"} if kwargs.get("device") else {}
             form = func(*tree_map(_form, args), **(tree_map(_form, kwargs) | on_meta))
