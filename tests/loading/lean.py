@@ -98,7 +98,7 @@ def drawn(folder: Path, call: dict[str, Any], config: ParallelismConfig | None, 
 
 
 def refused(folder: Path, config: ParallelismConfig, **kwargs: Any) -> str:
-    with pytest.raises(ValueError, match=".") as told:
+    with pytest.raises(ValueError, match=r".") as told:
         ditmesh.from_pretrained(folder, parallelism_config=config, **kwargs)
     ditmesh.disable_cache(ditmesh.from_pretrained(folder, parallelism_config=config))
     return str(told.value)
