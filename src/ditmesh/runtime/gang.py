@@ -8,6 +8,7 @@ fails is waited for as long as ``DITMESH_TIMEOUT`` says, and then named; there i
 import json
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
@@ -24,6 +25,7 @@ from ditmesh.upstream.process_groups import PrefixStore, Store, is_of_broken_gro
 TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are broken
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
 LOOKS = 0.1  # seconds between two looks for a failure elsewhere
+_gathered: Counter[tuple[int, ...]] = Counter()  # times that ranks gathered: the job's store remembers them
 
 
 class RanksLost(RuntimeError):
@@ -86,6 +88,20 @@ class Gang:
             raise self._without(store, cause) from error
         if kind is None:
             raise error
+
+    def gather(self, what: str) -> None:
+        """Wait for all ranks before they do together what each of them is asked for, outside of a request.
+
+        Raises:
+            RuntimeError: which rank did not come. Nothing is lost: they may come again.
+        """
+        place = self._place(world_store())
+        _gathered[self.ranks.ranks] += 1
+        store = PrefixStore(f"{_gathered[self.ranks.ranks]}", place)
+        if missing := self._missing(store, "gather", patience()):
+            _gathered[self.ranks.ranks] -= 1
+            store.delete_key(f"gather/{dist.get_rank()}")
+            raise RuntimeError(f"{what}: {_late(missing)}; each rank has a share of the weights: call it on all ranks.")
 
     def _place(self, store: Store) -> Store:
         """Where the ranks meet when a request fails; the next one has another place."""
@@ -159,5 +175,8 @@ def _limit() -> str:
 
 
 def _words(missing: Sequence[int]) -> str:
-    ranks = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-    return f"{ranks} did not come within {_limit()}, or ended; start the job again."
+    return f"{_late(missing)}, or ended; start the job again."
+
+
+def _late(missing: Sequence[int]) -> str:
+    return f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))} did not come within {_limit()}"
