@@ -197,7 +197,8 @@ def _requests(plan: Plan, gang: Gang | None, undo: ExitStack) -> Requests | None
     """The requests of the pipeline, which its ranks go through in step; a transformer by itself has none."""
     if isinstance(plan.pipe, nn.Module):
         return None
-    return Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), gang, undo)
+    models, parts = [model for model, _ in plan.transformers], components(plan.pipe).values()
+    return Requests(plan.pipe, models, parts, plan.extras, gang, undo)
 
 
 def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:

@@ -46,7 +46,9 @@ def saved(flux: str, layout: str, folder: Path) -> list[bool]:
     if layout != "pp2":
         weights = lora(plain.transformer, 5, prefix="transformer.")
         pipe.load_lora_weights(weights, adapter_name="style")
-        pipe.save_lora_weights(folder / "lora", transformer_lora_layers=get_peft_model_state_dict(pipe.transformer))
+        pipe.save_lora_weights(
+            folder / "lora", transformer_lora_layers=get_peft_model_state_dict(pipe.transformer, adapter_name="style")
+        )
         right.append(same(FluxPipeline.lora_state_dict(folder / "lora"), weights))
     return right
 

@@ -9,7 +9,7 @@ import json
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -24,6 +24,7 @@ from ditmesh.upstream.process_groups import PrefixStore, Store, is_of_broken_gro
 
 TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are broken
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
+ENDED_EARLY = "its call of a pipeline ended early; its own error says why"
 LOOKS = 0.1  # seconds between two looks for a failure elsewhere
 _gathered: Counter[tuple[int, ...]] = Counter()  # times that ranks gathered: the job's store remembers them
 
@@ -48,7 +49,10 @@ class Gang:
         return [row.numpy().tobytes() for row in all_gather(x[None], 0, [1] * self.ranks.size(), self.ranks).cpu()]
 
     def __enter__(self) -> None:
-        """A request begins.
+        self.begin(lambda: True)
+
+    def begin(self, is_under_way: Callable[[], bool]) -> None:
+        """A request begins, which may end early without a word: then it is not under way any more.
 
         Raises:
             RanksLost: a rank does not come, or did not come to an earlier one.
@@ -58,7 +62,7 @@ class Gang:
         if any(axis.is_ended for axis in self.mesh.axes):
             self._meet_again()
         over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(self._place(self._beside), over))
+        watch = threading.Thread(target=self._watch, args=(self._place(self._beside), over, is_under_way))
         watch.start()
         self._watching.callback(watch.join)
         self._watching.callback(over.set)
@@ -116,10 +120,12 @@ class Gang:
         for axis in self.mesh.axes:
             axis.get_group()
 
-    def _watch(self, store: Store, over: threading.Event) -> None:
+    def _watch(self, store: Store, over: threading.Event, is_under_way: Callable[[], bool]) -> None:
         """Interrupt the rank's waiting when another one fails, for backends whose groups break on one rank alone."""
         with suppress(dist.DistError):  # the job's store is gone, and the job with it
             while not over.wait(LOOKS):
+                if not is_under_way():
+                    _cause(store, RuntimeError(ENDED_EARLY))
                 if store.check(["cause"]):
                     for axis in list(self.mesh.axes):
                         axis.interrupt()

@@ -114,11 +114,9 @@ def _together(title: str, models: Sequence[nn.Module], folder: Path, gang: Gang)
             yield writes
         is_done = True
     finally:
-        failed = [
-            rank for rank, told in zip(gang.ranks.ranks, gang.exchange(bytes([is_done])), strict=True) if told == b"\0"
-        ]
-    if failed:
-        raise RuntimeError(f"{title}: rank {failed[0]} could not write; its own error says why.")
+        told = gang.exchange(bytes([is_done]))
+    if bytes(1) in told:
+        raise RuntimeError(f"{title}: rank {gang.ranks.ranks[told.index(bytes(1))]} could not; its own error says why.")
 
 
 @contextmanager
