@@ -282,14 +282,14 @@ def _refuse(plan: Plan, cached: bool, gang: Gang | None, undo: ExitStack) -> Non
             state_whole(module, gang, undo)
         refuse_after(module, columns, undo)
         done |= dict.fromkeys(columns)
-        if gang is not None:
+        if plan.parallelism.world_size > 1:
             save_whole(module, [module], gang, undo)
     if not isinstance(plan.pipe, nn.Module):
         parts = components(plan.pipe)
         refuse_after(plan.pipe, list(done), undo)
         refuse_loads(plan.pipe, {x: part for x, part in parts.items() if isinstance(part, PreTrainedModel)}, undo)
-        if gang is not None:
-            save_whole(plan.pipe, [*plan.modules, *parts.values()], gang, undo)
+        if plan.parallelism.world_size > 1:
+            save_whole(plan.pipe, list(dict.fromkeys([*plan.modules, *parts.values()])), gang, undo)
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

@@ -22,6 +22,9 @@ from tests.upstream.test_lora import lora
 pytestmark = pytest.mark.slow
 
 
+SHARED = {"tp2": ["text_encoder_2"], "pp2": ["text_encoder_2"], "ulysses2": [], "dp2": []}
+
+
 def enabled(flux: str, layout: str, *shared: str) -> Any:
     pipe = FluxPipeline.from_pretrained(flux)
     pipe.set_progress_bar_config(disable=True)
@@ -35,7 +38,7 @@ def same(got: dict[str, Tensor], want: dict[str, Tensor]) -> bool:
 
 def saved(flux: str, layout: str, folder: Path) -> list[bool]:
     """Whether what ranks save is whole: all into one folder, read at once; each into its own; and one alone."""
-    pipe, plain, rank = enabled(flux, layout, "text_encoder_2"), FluxPipeline.from_pretrained(flux), dist.get_rank()
+    pipe, plain, rank = enabled(flux, layout, *SHARED[layout]), FluxPipeline.from_pretrained(flux), dist.get_rank()
     right = []
     for where in (folder / "all", folder / "all", folder / str(rank)):
         pipe.save_pretrained(where, max_shard_size="100KB" if where.name == "all" and not right else "10GB")
@@ -43,7 +46,11 @@ def saved(flux: str, layout: str, folder: Path) -> list[bool]:
         for name in ("transformer", "text_encoder", "text_encoder_2", "vae"):
             right.append(same(again.components[name].state_dict(), plain.components[name].state_dict()))
     right.append(not [file for file in folder.rglob("*") if "-of-" in file.name or file.name.startswith(".")])
-    if layout != "pp2":
+    if layout == "ulysses2" and rank == 1:
+        pipe.save_pretrained(folder / "alone")
+        again = FluxPipeline.from_pretrained(folder / "alone")
+        right.append(same(again.transformer.state_dict(), plain.transformer.state_dict()))
+    if layout == "tp2":
         weights = lora(plain.transformer, 5, prefix="transformer.")
         pipe.load_lora_weights(weights, adapter_name="style")
         pipe.save_lora_weights(
@@ -53,7 +60,7 @@ def saved(flux: str, layout: str, folder: Path) -> list[bool]:
     return right
 
 
-@pytest.mark.parametrize("layout", ["tp2", "ulysses2", "pp2"])
+@pytest.mark.parametrize("layout", SHARED)
 def test_what_ranks_save_into_one_folder_is_whole_at_once(ranks: Ranks, flux: str, tmp_path: Path, layout: str) -> None:
     for right in ranks.run(saved, 2, flux, layout, tmp_path):
         assert all(right), right

@@ -61,7 +61,7 @@ def state_whole(model: Any, gang: Gang, undo: ExitStack) -> None:
     override(model, "load_state_dict", load_state_dict, undo)
 
 
-def save_whole(owner: Any, models: Sequence[nn.Module], gang: Gang, undo: ExitStack) -> None:
+def save_whole(owner: Any, models: Sequence[nn.Module], gang: Gang | None, undo: ExitStack) -> None:
     """Let a model, or a pipeline of these models, save whole weights, and whole files at any time.
 
     Where ranks have shares of them, all ranks have to save, and one for each folder writes. Else those write that save,
@@ -72,16 +72,16 @@ def save_whole(owner: Any, models: Sequence[nn.Module], gang: Gang, undo: ExitSt
             override(owner, name, _saver(owner, name, models, gang), undo)
 
 
-def _saver(owner: Any, name: str, models: Sequence[nn.Module], gang: Gang) -> Callable[..., None]:
+def _saver(owner: Any, name: str, models: Sequence[nn.Module], gang: Gang | None) -> Callable[..., None]:
     save = getattr(owner, name)
 
     @wraps(save)
     def call(save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         # What save_lora_weights is given is whole already.
-        shared = [model for model in models if name != "save_lora_weights" and shares(model)]
+        shared = [model for model in models if gang and name != "save_lora_weights" and shares(model)]
         title, folder = f"{name} of {type(owner).__name__}", Path(save_directory)
         with ExitStack() as stack:
-            writes = not shared or stack.enter_context(_together(title, shared, folder, gang))
+            writes = gang is None or not shared or stack.enter_context(_together(title, shared, folder, gang))
             for model in models:
                 _save_as_ever(model, stack)
             if writes:
