@@ -41,6 +41,7 @@ def saved(flux: str, layout: str, folder: Path) -> list[bool]:
     pipe, plain, rank = enabled(flux, layout, *SHARED[layout]), FluxPipeline.from_pretrained(flux), dist.get_rank()
     right = []
     for where in (folder / "all", folder / "all", folder / str(rank)):
+        dist.barrier()  # nobody reads what the save before wrote in more files
         pipe.save_pretrained(where, max_shard_size="100KB" if where.name == "all" and not right else "10GB")
         again = FluxPipeline.from_pretrained(where)
         for name in ("transformer", "text_encoder", "text_encoder_2", "vae"):

@@ -63,7 +63,6 @@ def launch(
         ValueError: the machines did not meet, or differ in their `job`.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that waits in vain is told of by torch as well
     if Path(PACKAGE).parent != Path.cwd():
         os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the current folder is not the ranks'
     with ExitStack() as closing:
