@@ -89,8 +89,10 @@ def enable_cache(
     caching = make_caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
     check(plan, None if parallelism_config is None else world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        whole = apply(plan, caching, start_mesh(parallelism) if parallelism.world_size > 1 else None, undo)
-        refuse(plan, caching is not None, undo)
+        mesh = start_mesh(parallelism) if parallelism.world_size > 1 else None
+        gang = Gang(mesh) if mesh is not None and parallelism.world_size > parallelism.dp_size else None
+        whole = apply(plan, caching, mesh, gang, undo)
+        refuse(plan, caching is not None, gang, undo)
         steps = undo.pop_all()
     for module in plan.modules:
         override(module, WHOLE, whole, steps)

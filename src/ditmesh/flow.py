@@ -39,11 +39,11 @@ from ditmesh.runtime.mesh import (
     replica_mesh,
 )
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
+from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after, refuse_loads
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
-from ditmesh.upstream.modules import chain, expand, held
+from ditmesh.upstream.modules import chain, check_present, expand, held
 from ditmesh.upstream.request import Requests
-from ditmesh.upstream.saving import save_whole, shares
+from ditmesh.upstream.saving import save_whole, shares, state_whole
 
 STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
 
@@ -81,10 +81,10 @@ def check(plan: Plan, world_size: int | None, cached: bool) -> None:
         check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
 
 
-def apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> list[str]:
+def apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, gang: Gang | None, undo: ExitStack) -> list[str]:
     """Every step, inside out; returns what every rank keeps whole."""
     sizes = plan.parallelism.sizes
-    requests = _requests(plan, mesh, undo)
+    requests = _requests(plan, gang, undo)
     if mesh is not None and sizes["tp"] > 1:
         _shard_weights(plan, mesh, undo)
     sequences = _sequences(plan, mesh)
@@ -95,17 +95,17 @@ def apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStac
         _split_stages(plan, sequences, mesh, requests, undo)
     if mesh is not None and sizes["cfg"] > 1:
         _share_guidance(plan, mesh, requests, undo)
-    if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
+    if mesh is not None and gang is not None:
         return _share_extras(plan.extras, replica_mesh(mesh), undo)
     return []
 
 
-def _requests(plan: Plan, mesh: Mesh | None, undo: ExitStack) -> Requests | None:
+def _requests(plan: Plan, gang: Gang | None, undo: ExitStack) -> Requests | None:
     """The requests of the pipeline, which its ranks go through in step; a transformer by itself has none."""
     if isinstance(plan.pipe, nn.Module):
         return None
-    gang = Gang(mesh) if mesh is not None and plan.parallelism.world_size > plan.parallelism.dp_size else None
-    return Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), gang, undo)
+    models, parts = [model for model, _ in plan.transformers], components(plan.pipe).values()
+    return Requests(plan.pipe, models, parts, plan.extras, gang, undo)
 
 
 def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
@@ -171,25 +171,32 @@ def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> list[
         if isinstance(module, PreTrainedModel):
             whole += apply_text_encoder_parallel(module, mesh, undo)
         elif not controlnets(module):
+            check_present(module)
             apply_vae_parallel(module, mesh, undo)
     for line in whole:
         logging.getLogger("ditmesh").info("every rank keeps the whole of %s", line)
     return whole
 
 
-def refuse(plan: Plan, cached: bool, undo: ExitStack) -> None:
+def refuse(plan: Plan, cached: bool, gang: Gang | None, undo: ExitStack) -> None:
     """Refuse from now on what would be wrong, and let what saves weights see whole ones."""
     done: dict[str, None] = {}
     for module in plan.modules:
         columns = plan.columns(module, cached)
         if "text encoder" in columns and not shares(module):
             continue  # it was kept whole
-        if set(columns) & set(WEIGHTS):
-            save_whole(module, undo)
+        if gang is not None and set(columns) & set(WEIGHTS):
+            state_whole(module, gang, undo)
         refuse_after(module, columns, undo)
         done |= dict.fromkeys(columns)
+        if plan.parallelism.world_size > 1:
+            save_whole(module, [module], gang, undo)
     if not isinstance(plan.pipe, nn.Module):
+        parts = components(plan.pipe)
         refuse_after(plan.pipe, list(done), undo)
+        refuse_loads(plan.pipe, {x: part for x, part in parts.items() if isinstance(part, PreTrainedModel)}, undo)
+        if plan.parallelism.world_size > 1:
+            save_whole(plan.pipe, list(dict.fromkeys([*plan.modules, *parts.values()])), gang, undo)
 
 
 def agreed(first: str | None, second: str | None) -> str | None:

@@ -41,8 +41,8 @@ def find_sheet(model: str) -> ModelSpec | None:
     Raises:
         ValueError: a package offers one that cannot be loaded.
     """
-    if model not in SPECS and model not in CONTROLNETS and model in _offered():
-        register(_load(model, _offered()[model]))
+    if model not in SPECS and model not in CONTROLNETS and model in offered():
+        register(_load(model, offered()[model]))
     return SPECS.get(model) or CONTROLNETS.get(model)
 
 
@@ -50,13 +50,14 @@ def spec_of(model: str) -> ModelSpec:
     """The sheet of a transformer or ControlNet class, or a ValueError that names those there are."""
     found = find_sheet(model)
     if found is None:
-        known = sorted({*SPECS, *CONTROLNETS, *_offered()})
+        known = sorted({*SPECS, *CONTROLNETS, *offered()})
         raise ValueError(f"ditmesh has no fact sheet for {model}; it knows {', '.join(known)}.")
     return found
 
 
 @cache
-def _offered() -> dict[str, EntryPoint]:
+def offered() -> dict[str, EntryPoint]:
+    """What other packages offer, by class; loaded when it is asked for."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 

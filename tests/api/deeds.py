@@ -1,7 +1,8 @@
-"""Everything in the table of deeds done to a tiny transformer, and what it makes then."""
+"""Everything in the table of deeds done to a tiny transformer, text encoder or VAE, and what it makes then."""
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
-from diffusers import FirstBlockCacheConfig
+from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from tests.parallel import text_encoders, vaes
 from tests.transformers import SHAPES, build, forward
 from tests.upstream.test_lora import load, lora
 
@@ -39,7 +43,33 @@ def weights(seed: int) -> Made:
     return lora(build("flux", SHAPES["odd"], torch.float32)[0], seed)
 
 
-def subject() -> tuple[Any, dict[str, Any]]:
+@dataclass
+class Subject:
+    """What is enabled, what something is done to, and what that makes."""
+
+    owner: Any
+    model: Any
+    made: Callable[[], Tensor]
+
+
+def subject(name: str, column: str) -> Subject:
+    """A pipeline whose text encoder or VAE it is done to, or a transformer alone."""
+    if column not in EXTRAS:
+        model, inputs = build("flux", SHAPES["odd"], torch.float32) if name in BARE else adapted()
+        return Subject(model, model, lambda: made(model, inputs))
+    parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    transformer: Any = build("flux", SHAPES["odd"], torch.float32)[0]
+    if column == "vae":
+        vae = parts["vae"] = vaes.build("kl", torch.float32)
+        pipe = FluxPipeline(FlowMatchEulerDiscreteScheduler(), transformer=transformer, **parts)
+        work = [("encode", 6, 1), ("decode", 3, 1)]
+        return Subject(pipe, vae, lambda: torch.cat([x.flatten() for x in vaes.work(vae, "kl", work, torch.float32)]))
+    encoder = parts["text_encoder_2"] = text_encoders.build("Qwen3ForCausalLM")
+    pipe = FluxPipeline(FlowMatchEulerDiscreteScheduler(), transformer=transformer, **parts)
+    return Subject(pipe, encoder, lambda: text_encoders.outputs(encoder, text_encoders.prompts())[0].clone())
+
+
+def adapted() -> tuple[Any, dict[str, Any]]:
     """A transformer with two adapters, one of which is used."""
     model, inputs = build("flux", SHAPES["odd"], torch.float32)
     for number in (1, 2):
@@ -65,7 +95,9 @@ def made(model: Any, inputs: dict[str, Any], guided: bool = True) -> Tensor:
 
 
 def save(model: Any, folder: Path) -> Made:
-    folder /= str(dist.get_rank())  # only where weights are shared out does one rank write for all
+    if "save_pretrained" not in vars(model):  # not enabled: transformers lets the first rank alone write
+        folder /= str(dist.get_rank())
+        vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
     model.save_pretrained(folder)
     again = type(model).from_pretrained(folder)
     return {f"saved {name}": x for name, x in again.state_dict().items()} | model.state_dict()
@@ -167,10 +199,28 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
     "enable_model_cpu_offload": offload,
     "enable_sequential_cpu_offload": lambda model, _: cpu_offload(model, CPU),
 }
+OF_DIFFUSERS = ("set_attn_processor", "fuse_qkv_projections")  # which text encoders do not have
 # Of a pipeline's own; tests of pipelines have them.
 ELSEWHERE = {"pipe.transformer = other", "vae.enable_tiling"}
+
 # Adapters are no part of these: fused projections and fused weights drop them or are made for plain linears.
 BARE = {"fuse_qkv_projections", "quantized weights, of any kind", "state_dict", "load_ip_adapter"}
+
+
+WEIGHTS_ALONE = ("load_ip_adapter", "set_adapters", "fuse_lora", "transformer.enable_cache", "enable_parallelism")
+EXTRAS: dict[str, dict[str, Callable[[Any, Path], Any]]] = {
+    "text encoder": {name: deed for name, deed in DEEDS.items() if name not in (*WEIGHTS_ALONE, *OF_DIFFUSERS)}
+    | {
+        "load_lora_weights": lambda model, _: model.add_adapter(LoraConfig(target_modules=["q_proj"])),
+        "set_attention_backend": lambda model, _: model.set_attn_implementation("eager"),
+        "enable_gradient_checkpointing": lambda model, _: model.gradient_checkpointing_enable(),
+        "resize_token_embeddings": lambda model, _: model.resize_token_embeddings(110),
+        "enable_group_offload": lambda model, _: apply_group_offloading(model, CPU, CPU, "leaf_level"),
+        "enable_layerwise_casting": lambda model, _: apply_layerwise_casting(model, torch.bfloat16, torch.float32),
+    },
+    "vae": {name: deed for name, deed in DEEDS.items() if name not in WEIGHTS_ALONE}
+    | {"load_lora_weights": lambda model, _: model.add_adapter(LoraConfig(target_modules=["conv1", "to_k"]))},
+}
 
 
 def clean(model: Any) -> None:

@@ -1,5 +1,6 @@
 """What users do before or after they enable a pipeline is as in one process, or refused as the table says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from torch import Tensor
 
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
-from ditmesh.upstream.afterwards import COLUMNS, STEPS, TABLE, Deed, page
-from tests.api.deeds import BARE, DEEDS, ELSEWHERE, Made, clean, made, subject
+from ditmesh.upstream.afterwards import COLUMNS, TABLE, Deed, page
+from tests.api.deeds import DEEDS, ELSEWHERE, EXTRAS, Made, Subject, clean, subject
 from tests.ranks import Ranks
-from tests.transformers import SHAPES, build, relative_error
+from tests.transformers import relative_error
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Already found a `peft_config`", "ignore:Adapter .* was active", "ignore:.*Merge.*lora.*"
@@ -24,11 +25,16 @@ LAYOUTS = {
     "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
     "cfg": ParallelismConfig(cfg_size=2),
 }
+OF_PIPELINES = [
+    ("enable_sequential_cpu_offload", "pp"),
+    ("enable_group_offload", "text encoder"),
+    ("enable_layerwise_casting", "text encoder"),
+]
 ROWS = {name: deed for deed in TABLE for name in [deed.what.partition("`")[2].partition("`")[0] or deed.what]}
 
 
 def test_every_row_is_walked() -> None:
-    assert {*DEEDS, *ELSEWHERE} == {*ROWS}
+    assert {*DEEDS, *ELSEWHERE, *EXTRAS["text encoder"]} == {*ROWS}
     assert all({*deed.before, *deed.after} <= {*COLUMNS} for deed in TABLE)
 
 
@@ -36,71 +42,73 @@ def test_the_page_shows_the_table() -> None:
     assert (Path(__file__).parents[2] / "docs" / "afterwards.md").read_text("utf-8").endswith(page())
 
 
-def enable(model: Any, column: str) -> None:
+def enable(on: Subject, column: str) -> None:
     if column == "cache":
-        ditmesh.enable_cache(model, cache_config=DBCacheConfig(Fn_compute_blocks=1, residual_diff_threshold=0.0))
+        ditmesh.enable_cache(on.owner, cache_config=DBCacheConfig(Fn_compute_blocks=1, residual_diff_threshold=0.0))
     else:
-        ditmesh.enable_cache(model, parallelism_config=LAYOUTS[column])
+        shared = [on.model] if column in EXTRAS else []
+        layout = LAYOUTS.get(column, LAYOUTS["ulysses"])
+        ditmesh.enable_cache(on.owner, parallelism_config=replace(layout, extra_parallel_modules=shared))
 
 
-def new(name: str) -> tuple[Any, dict[str, Any]]:
-    return build("flux", SHAPES["odd"], torch.float32) if name in BARE else subject()
-
-
-def one_process(name: str, folder: Path) -> tuple[Tensor, Tensor, Any]:
+def one_process(name: str, column: str, folder: Path) -> tuple[Tensor, Tensor, Any]:
     """What a model makes without a deed and with it, and what the deed returns."""
-    model, inputs = new(name)
-    plain = made(model, inputs)
-    returned = DEEDS[name](model, folder)
-    return plain, plain if name == "enable_parallelism" else made(model, inputs), returned
+    on = subject(name, column)
+    plain = on.made()
+    returned = deed_of(name, column)(on.model, folder)
+    return plain, plain if name == "enable_parallelism" else on.made(), returned
+
+
+def deed_of(name: str, column: str) -> Any:
+    return EXTRAS.get(column, DEEDS)[name]
 
 
 def before(name: str, deed: Deed, column: str, want: Tensor, folder: Path) -> None:
-    model, inputs = new(name)
-    DEEDS[name](model, folder)
+    on = subject(name, column)
+    deed_of(name, column)(on.model, folder)
     if column in deed.before:
         with pytest.raises(ValueError, match=r"\w") as error:
-            enable(model, column)
+            enable(on, column)
         assert "\n" not in str(error.value)
-        assert relative_error(made(model, inputs), want) <= 1e-5
+        assert relative_error(on.made(), want) <= 1e-5
         return
-    enable(model, column)
-    assert relative_error(made(model, inputs), want) <= 1e-5
-    clean(model)
-    ditmesh.disable_cache(model)
-    assert relative_error(made(model, inputs), want) <= 1e-5
+    enable(on, column)
+    assert relative_error(on.made(), want) <= 1e-5
+    clean(on.model)
+    ditmesh.disable_cache(on.owner)
+    assert relative_error(on.made(), want) <= 1e-5
 
 
 def after(name: str, deed: Deed, column: str, one: tuple[Tensor, Tensor, Any], folder: Path) -> None:
-    model, inputs = new(name)
+    on = subject(name, column)
     plain, want, returned = one
-    enable(model, column)
+    enable(on, column)
     if column in deed.after:
         with pytest.raises(ValueError, match=r"\w") as error:
-            DEEDS[name](model, folder)
+            deed_of(name, column)(on.model, folder)
         assert deed.after[column] in str(error.value) or name == "load_ip_adapter"
         want = plain
     else:
-        again = DEEDS[name](model, folder)
+        again = deed_of(name, column)(on.model, folder)
         if isinstance(returned, dict):
             whole: Made = returned
             assert whole.keys() == again.keys()
             assert all(torch.equal(whole[key], again[key]) for key in whole)
-    assert relative_error(made(model, inputs), want) <= 1e-5
-    clean(model)
-    ditmesh.disable_cache(model)
-    assert relative_error(made(model, inputs), want) <= 1e-5
+    assert relative_error(on.made(), want) <= 1e-5
+    clean(on.model)
+    ditmesh.disable_cache(on.owner)
+    assert relative_error(on.made(), want) <= 1e-5
 
 
 def walk(column: str, names: list[str], folder: Path) -> list[str]:
     """The cells of a column that are not as the table says."""
     wrong = []
     for name in names:
-        deed, one = ROWS[name], one_process(name, folder / f"{name} alone {torch.distributed.get_rank()}")
+        deed, one = ROWS[name], one_process(name, column, folder / f"{name} alone {torch.distributed.get_rank()}")
         for side, cell in (("before", before), ("after", after)):
             if (name, side) == ("quantized weights, of any kind", "after"):
                 continue  # weights are read so, never made so
-            if (name, side, column) == ("enable_sequential_cpu_offload", "after", "pp"):
+            if side == "after" and column in deed.after and (name, column) in OF_PIPELINES:
                 continue  # a method of the pipeline, which refuses it
             try:
                 cell(name, deed, column, one[1] if side == "before" else one, folder / f"{name} {side}")  # type: ignore[operator]
@@ -109,10 +117,11 @@ def walk(column: str, names: list[str], folder: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("column", STEPS)
-def test_a_transformer_before_and_after(ranks: Ranks, tmp_path: Path, column: str) -> None:
-    for wrong in ranks.run(walk, 2, column, [name for name in DEEDS if name != "compile"], tmp_path):
-        assert wrong == []
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_model_before_and_after(ranks: Ranks, tmp_path: Path, column: str) -> None:
+    names = [name for name in EXTRAS.get(column, DEEDS) if name != "compile" or column in EXTRAS]
+    for wrong in ranks.run(walk, 2, column, names, tmp_path):
+        assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("column", ["pp", "cfg"])

@@ -221,14 +221,14 @@ def test_a_modifier_changes_what_it_is_given_in_its_own_list() -> None:
         model,
         config(),
         params_modifiers=[
-            ParamsModifier(DBCacheConfig(residual_diff_threshold=-1.0)),
+            ParamsModifier(DBCacheConfig(residual_diff_threshold=0.0)),
             ParamsModifier(calibrator_config=TaylorSeerCalibratorConfig(taylorseer_order=3)),
         ],
     )
     run(model, inputs)
     double, single = ditmesh.summary(model, logging=False)
     assert (double.cached_steps, double.calibrator) == ((), None)
-    assert double.cache_options == config(threshold=-1.0)
+    assert double.cache_options == config(threshold=0.0)
     assert single.cached_steps
     assert single.cache_options == config()
     assert isinstance(single.calibrator, TaylorSeerCalibratorConfig)

@@ -61,6 +61,16 @@ def test_a_package_offers_its_sheet_and_a_broken_one_is_told_when_it_is_needed(b
     assert done.returncode == 0, done.stderr
 
 
+def test_models_of_other_packages_are_listed(bricks: Path) -> None:
+    done = run(bricks, "-m", "ditmesh", "models")
+    assert done.returncode == 0, done.stderr
+    assert "BrickTransformer2DModel" in done.stdout
+    assert "the package bricks offers a fact sheet of BrokenTransformer" in done.stderr
+    done = run(bricks, "-m", "ditmesh", "models", "BrickTransformer2DModel")
+    assert done.returncode == 0, done.stderr
+    assert "(BrickTransformer2DModel)" in done.stdout
+
+
 def test_the_page_leads_to_a_check_that_passes(bricks: Path) -> None:
     (command,) = re.findall(r"```sh\nditmesh (check-model .*)\n```", PAGE)
     done = run(bricks, "-m", "ditmesh", *command.split())

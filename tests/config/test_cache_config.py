@@ -51,6 +51,9 @@ def test_fields_and_defaults() -> None:
     ({"steps_computation_policy": "statik"}, "did you mean 'static'"), ({"cache_type": "DBPrune"}, "DBPrune"),
     ({"steps_computation_mask": "fast"}, "steps_mask"), ({"steps_computation_mask": [0, 2]}, "list of 0 and 1"),
     ({"cfg_compute_first": True}, "cfg_diff_compute_separate=False"),
+    ({"residual_diff_threshold": -0.1}, "residual_diff_threshold=-0.1"),
+    ({"residual_diff_threshold": float("nan")}, "residual_diff_threshold=nan"),
+    ({"max_accumulated_residual_diff_threshold": float("inf")}, "max_accumulated_residual_diff_threshold=inf"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

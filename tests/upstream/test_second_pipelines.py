@@ -137,3 +137,56 @@ def test_arguments_are_compared_by_what_they_mean(ranks: Ranks, flux: str) -> No
     assert told == told_there
     assert "(prompt differ)" in told[0]
     assert "(height differ)" in told[1]
+
+
+def fails(*args: Any, **kwargs: Any) -> Any:
+    raise TypeError("this callback does not work")
+
+
+def first_call_fails(flux: str, where: str) -> tuple[str, float]:
+    """What a first call that fails on rank 1 raises here, and how far the next one is from one before."""
+    pipe, rank = load(flux, "ulysses2"), torch.distributed.get_rank()
+    seeded = {"generator": torch.Generator().manual_seed(0)}
+    want = pipe(**CALL, **seeded).images[0]
+    made = second(pipe)
+    hook = pipe.vae.decoder.register_forward_pre_hook(fails) if rank == 1 and where == "vae" else None
+    try:
+        made(**IMAGE, **({"callback_on_step_end": fails} if rank == 1 and hook is None else {}))
+        told = "drawn"
+    except (TypeError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {error}"
+    if hook is not None:
+        hook.remove()
+    seeded = {"generator": torch.Generator().manual_seed(0)}
+    return told, float(np.abs(pipe(**CALL, **seeded).images[0] - want).max())
+
+
+@pytest.mark.parametrize("where", ["callback", "vae"])
+def test_a_first_call_that_fails_on_one_rank_fails_on_all(ranks: Ranks, flux: str, where: str) -> None:
+    (waited, apart), (failed, apart_there) = ranks.run(first_call_fails, 2, flux, where)
+    assert failed == "TypeError: this callback does not work"
+    assert waited.startswith("RuntimeError")
+    assert (apart, apart_there) == (0.0, 0.0)
+
+
+def shares_an_encoder(flux: str) -> tuple[list[str], bool]:
+    """What ranks say that ask a pipeline for different things of which only a shared text encoder, or VAE, is ours."""
+    pipe, rank, told = FluxPipeline.from_pretrained(flux), torch.distributed.get_rank(), []
+    layout = ditmesh.ParallelismConfig(ulysses_size=2, extra_parallel_modules=("text_encoder_2", "vae"))
+    ditmesh.enable_cache(pipe, parallelism_config=layout)
+    own = {"transformer": load(flux).transformer, "scheduler": load(flux).scheduler}
+    for name in ("text_encoder_2", "vae"):
+        parts = load(flux).components | own | {name: pipe.components[name]}
+        told.append(refused(FluxImg2ImgPipeline(**parts), **IMAGE | {"prompt": ("a cat", "a dog")[rank]}))
+    drawn = second(pipe)(**IMAGE, generator=torch.Generator().manual_seed(0)).images[0]
+    return told, np.abs(
+        drawn - second(load(flux))(**IMAGE, generator=torch.Generator().manual_seed(0)).images[0]
+    ).max() < 1e-4
+
+
+def test_a_pipeline_that_shares_an_encoder_alone_is_found(ranks: Ranks, flux: str) -> None:
+    (told, right), (told_there, right_there) = ranks.run(shares_an_encoder, 2, flux)
+    assert told == told_there
+    assert all("(prompt" in words for words in told)
+    assert right
+    assert right_there

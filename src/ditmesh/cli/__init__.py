@@ -11,6 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command `ditmesh`; exits the process."""
     if arguments is None:
         _stop_quietly()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch too tells of each rank that waits in vain
     import typer
 
     from ditmesh.cli.app import app

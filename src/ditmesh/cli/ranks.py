@@ -68,10 +68,10 @@ def check_rank(job: "Job", world: World) -> "Job":
     from ditmesh.job.classes import check_job
     from ditmesh.job.devices import check_devices
 
+    with refusals(World()):  # whichever rank this takes itself for
+        check_launched(os.environ)
     with refusals(world):
         check_devices(job, world.ranks_here)
         job = check_job(job, world)
-    with refusals(World()):  # whichever rank this takes itself for
-        check_launched(os.environ)
     keep_quiet(world.rank == 0)
     return job

@@ -1,5 +1,6 @@
 """What DBCache is asked to do: frozen and checked, under the names its users know."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -52,7 +53,7 @@ class DBCacheConfig(_Given):
     Attributes:
         cache_type: ``CacheType.DBCache``, or ``CacheType.NONE`` for no cache.
         Fn_compute_blocks, Bn_compute_blocks: blocks of each list that run in every step, first and last ones.
-        residual_diff_threshold: 0 or less caches no step, 1 or more every step that has something to take.
+        residual_diff_threshold: 0 caches no step, 1 or more every step that has something to take.
         max_accumulated_residual_diff_threshold: no step of a request is cached once its differences add up to it.
         max_warmup_steps, warmup_interval: of the first ``max_warmup_steps`` every ``warmup_interval``-th is computed.
         max_cached_steps, max_continuous_cached_steps: how many steps of a request, or in a row, may be cached; below 0
@@ -97,6 +98,8 @@ class DBCacheConfig(_Given):
         for name, least in (("Fn_compute_blocks", 1), ("Bn_compute_blocks", 0), ("max_warmup_steps", 0)):
             check_count(name, field_of(self, name), least)
         check_count("warmup_interval", self.warmup_interval, 1)
+        for name in ("residual_diff_threshold", "max_accumulated_residual_diff_threshold"):
+            check_threshold(name, field_of(self, name))
         for name in ("num_inference_steps", "force_refresh_step_hint"):
             if field_of(self, name) is not None:
                 check_count(name, field_of(self, name), 1)
@@ -127,6 +130,11 @@ def _mask(mask: Any) -> tuple[int, ...]:
 def check_count(name: str, value: Any, least: int) -> None:
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value!r} is no whole number of {least} or more.")
+
+
+def check_threshold(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value!r} is no number of 0 or more; 0 caches no step, and 1 nearly every one.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

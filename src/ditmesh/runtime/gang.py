@@ -8,7 +8,8 @@ fails is waited for as long as ``DITMESH_TIMEOUT`` says, and then named; there i
 import json
 import threading
 import traceback
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -23,7 +24,9 @@ from ditmesh.upstream.process_groups import PrefixStore, Store, is_of_broken_gro
 
 TOLD = timedelta(seconds=2)  # for the cause of a failure to be in the store: it is written before groups are broken
 COMES = timedelta(seconds=5)  # for a rank that is there to say so
+ENDED_EARLY = "its call of a pipeline ended early; its own error says why"
 LOOKS = 0.1  # seconds between two looks for a failure elsewhere
+_gathered: Counter[tuple[int, ...]] = Counter()  # times that ranks gathered: the job's store remembers them
 
 
 class RanksLost(RuntimeError):
@@ -46,7 +49,10 @@ class Gang:
         return [row.numpy().tobytes() for row in all_gather(x[None], 0, [1] * self.ranks.size(), self.ranks).cpu()]
 
     def __enter__(self) -> None:
-        """A request begins.
+        self.begin(lambda: True)
+
+    def begin(self, is_under_way: Callable[[], bool]) -> None:
+        """A request begins, which may end early without a word: then it is not under way any more.
 
         Raises:
             RanksLost: a rank does not come, or did not come to an earlier one.
@@ -56,7 +62,7 @@ class Gang:
         if any(axis.is_ended for axis in self.mesh.axes):
             self._meet_again()
         over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(self._place(self._beside), over))
+        watch = threading.Thread(target=self._watch, args=(self._place(self._beside), over, is_under_way))
         watch.start()
         self._watching.callback(watch.join)
         self._watching.callback(over.set)
@@ -87,6 +93,20 @@ class Gang:
         if kind is None:
             raise error
 
+    def gather(self, what: str) -> None:
+        """Wait for all ranks before they do together what each of them is asked for, outside of a request.
+
+        Raises:
+            RuntimeError: which rank did not come. Nothing is lost: they may come again.
+        """
+        place = self._place(world_store())
+        _gathered[self.ranks.ranks] += 1
+        store = PrefixStore(f"{_gathered[self.ranks.ranks]}", place)
+        if missing := self._missing(store, "gather", patience()):
+            _gathered[self.ranks.ranks] -= 1
+            store.delete_key(f"gather/{dist.get_rank()}")
+            raise RuntimeError(f"{what}: {_late(missing)}; each rank has a share of the weights: call it on all ranks.")
+
     def _place(self, store: Store) -> Store:
         """Where the ranks meet when a request fails; the next one has another place."""
         return PrefixStore(f"ditmesh/gang/{'-'.join(map(str, self.ranks.ranks))}/{self.ranks.made}", store)
@@ -100,10 +120,12 @@ class Gang:
         for axis in self.mesh.axes:
             axis.get_group()
 
-    def _watch(self, store: Store, over: threading.Event) -> None:
+    def _watch(self, store: Store, over: threading.Event, is_under_way: Callable[[], bool]) -> None:
         """Interrupt the rank's waiting when another one fails, for backends whose groups break on one rank alone."""
         with suppress(dist.DistError):  # the job's store is gone, and the job with it
             while not over.wait(LOOKS):
+                if not is_under_way():
+                    _cause(store, RuntimeError(ENDED_EARLY))
                 if store.check(["cause"]):
                     for axis in list(self.mesh.axes):
                         axis.interrupt()
@@ -159,5 +181,8 @@ def _limit() -> str:
 
 
 def _words(missing: Sequence[int]) -> str:
-    ranks = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-    return f"{ranks} did not come within {_limit()}, or ended; start the job again."
+    return f"{_late(missing)}, or ended; start the job again."
+
+
+def _late(missing: Sequence[int]) -> str:
+    return f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))} did not come within {_limit()}"

@@ -12,21 +12,24 @@ from typing import Any
 from torch import nn
 
 from ditmesh.upstream.modules import override
+from ditmesh.upstream.saving import shares
 
-COLUMNS = ("tp", "ulysses", "ring", "pp", "cfg", "text encoder", "vae", "cache")
-SEQUENCE = ("ulysses", "ring")
+SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
+COLUMNS = ("tp", *SEQUENCE, "pp", "cfg", *EXTRAS, "cache")
 STEPS = ("tp", *SEQUENCE, "pp", "cfg", "cache")  # what changes how a transformer runs
 WEIGHTS = ("tp", "pp", "text encoder")  # what leaves a rank a share of the weights
 FIRST = "do it before enable_cache, or call ditmesh.disable_cache, do it, and enable again."
 AGAIN = "call ditmesh.disable_cache, do it, and enable again."
 INSTEAD = "leave it off, or use ulysses_size or ring_size."
+FUSED = "fuse it first (fuse_lora, then unload_lora_weights), or leave the module out of extra_parallel_modules."
+ADAPTED = "its linears or rows are shared out, and adapters would not be; "
 HELD = "it holds the weights themselves, of which a rank has only a share; "
 OWN_CACHE = (
     "it decides by what one rank holds, and ranks would part; take it off (transformer.disable_cache()), and pass "
     "enable_cache of ditmesh a cache_config."
 )
 OWN_LAYOUT = "diffusers would share the same weights or tokens out again; load the model without it."
-PROCESSORS = "this rank's heads or tokens need the processors there are; "
+PROCESSORS = "this rank's heads, tokens or rows need the processors there are; "
 
 
 def _on(columns: Collection[str], why: str) -> dict[str, str]:
@@ -41,6 +44,7 @@ class Deed:
         what: how the page names it.
         methods: of a model or a pipeline that do it; those refused after are replaced on the instance.
         before, after: column -> why it is refused there; in the others it does what it does in one process.
+        of_parts: a pipeline does it to those of its models that it is given something for.
         together: every rank has to call it where weights are shared out.
         note: what else there is to say.
     """
@@ -49,6 +53,7 @@ class Deed:
     methods: tuple[str, ...] = ()
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
+    of_parts: bool = False
     together: bool = False
     note: str = ""
 
@@ -62,6 +67,16 @@ LAYOUTS = Deed(
     _on(STEPS, OWN_LAYOUT),
     _on(STEPS, OWN_LAYOUT),
 )
+LORA = Deed(
+    "`load_lora_weights`, `add_adapter`",
+    ("load_lora_weights", "load_lora_adapter", "add_adapter", "load_adapter"),
+    before=_on(EXTRAS, ADAPTED + FUSED),
+    after=_on(("pp",), "a rank has only a share of the weights it adapts; " + FIRST)
+    | _on(EXTRAS, ADAPTED + "call ditmesh.disable_cache, load it, and " + FUSED),
+    of_parts=True,
+    note="Weights that adapt a transformer alone are loaded whatever is shared beside it. `add_adapter` of a "
+    "transformer with tp is refused at the next call.",
+)
 GROUPS = Deed(
     "`enable_group_offload`", ("enable_group_offload",), _on(WEIGHTS, HELD + INSTEAD), _on(WEIGHTS, HELD + INSTEAD)
 )
@@ -73,21 +88,16 @@ CASTING = Deed(
 )
 TABLE = (
     Deed(
-        "`state_dict`, `save_pretrained`, `save_lora_adapter`",
+        "`state_dict`, `save_pretrained`, `save_lora_adapter`, `save_lora_weights`",
         together=True,
-        note="The weights are whole. Where a rank has a share, all ranks save and one writes; else save on one.",
+        note="Weights are whole, and so is each file at any time. Where a rank has a share, all ranks have to save, "
+        "and one for each folder writes. Else one rank is enough; all may, into one folder: each writes a copy aside.",
     ),
     Deed(
         "`load_state_dict`",
         after=_on(WEIGHTS, "a rank has only a share of these weights; " + AGAIN),
     ),
-    Deed(
-        "`load_lora_weights`, `add_adapter`",
-        ("load_lora_weights", "load_lora_adapter", "add_adapter", "load_adapter"),
-        after=_on(("pp", "text encoder"), "a rank has only a share of the weights it adapts; " + FIRST),
-        note="A text encoder that is shared takes no adapter before either: fuse it. `add_adapter` of a transformer "
-        "with tp is refused at the next call.",
-    ),
+    LORA,
     Deed("`set_adapters`, `disable_lora`, `enable_lora`, `delete_adapters`, `unload_lora_weights`"),
     Deed(
         "`fuse_lora`, `unfuse_lora`",
@@ -103,7 +113,7 @@ TABLE = (
     Deed(
         "`set_attn_processor`",
         ("set_attn_processor",),
-        after=_on((*SEQUENCE, "pp"), PROCESSORS + AGAIN),
+        after=_on((*SEQUENCE, "pp", "vae"), PROCESSORS + AGAIN),
         note="Before, the processors a fact sheet names are right, and others refused. On tp one has a rank's heads.",
     ),
     Deed("`set_attention_backend`, `reset_attention_backend`"),
@@ -111,7 +121,12 @@ TABLE = (
         "`fuse_qkv_projections`, `unfuse_qkv_projections`",
         ("fuse_qkv_projections", "unfuse_qkv_projections"),
         before=_on(("tp",), "it packs the projections that tensor parallelism shards; " + INSTEAD),
-        after=_on(("tp", *SEQUENCE, "pp"), "it replaces modules that are shared out; " + AGAIN),
+        after=_on(("tp", *SEQUENCE, "pp", "vae"), "it replaces modules that are shared out; " + AGAIN),
+    ),
+    Deed(
+        "`resize_token_embeddings` of a text encoder",
+        ("resize_token_embeddings",),
+        after=_on(("text encoder",), "a rank has only a share of the vocabulary; " + AGAIN),
     ),
     Deed("`to`, `half`, `float`, `requires_grad_`, `train`", note="Only forwards are whole: no gradient passes ranks."),
     Deed(
@@ -140,7 +155,7 @@ TABLE = (
     Deed(
         "`enable_sequential_cpu_offload`",
         ("enable_sequential_cpu_offload",),
-        before=_on(WEIGHTS, "the weights are nowhere; call pipe.remove_all_hooks() first, and offload after."),
+        before=_on((*WEIGHTS, "vae"), "weights are nowhere; call pipe.remove_all_hooks() first, and offload after."),
         after=_on(("pp",), "stages could not give their weights back; use enable_model_cpu_offload."),
         note="Where it is refused before, take it off (`pipe.remove_all_hooks()`) before `disable_cache`.",
     ),
@@ -187,9 +202,28 @@ def _refuse(title: str, deed: str, refused: Mapping[str, str], columns: Collecti
 def refuse_after(owner: Any, columns: Collection[str], undo: ExitStack) -> None:
     """Let a model or a pipeline refuse what these columns cannot run once they are there."""
     for deed in TABLE:
-        for name in [name for name in deed.methods if set(columns) & set(deed.after)]:
+        apart = EXTRAS if deed.of_parts and not isinstance(owner, nn.Module) else ()
+        for name in [name for name in deed.methods if set(columns).difference(apart) & set(deed.after)]:
             if name == "__deepcopy__" or name in dir(owner):
                 override(owner, name, _refusing(type(owner), name, deed.after, columns), undo)
+
+
+def refuse_loads(pipe: Any, encoders: Mapping[str, nn.Module], undo: ExitStack) -> None:
+    """Let a pipeline refuse LoRA weights for its text encoders that are shared, by name, before it loads any."""
+    if "lora_state_dict" not in dir(pipe):
+        return
+    read = pipe.lora_state_dict
+
+    @wraps(read)
+    def lora_state_dict(*args: Any, **kwargs: Any) -> Any:
+        found = read(*args, **kwargs)
+        keys = found[0] if isinstance(found, tuple) else found
+        for name, model in encoders.items():
+            if shares(model) and any(key.startswith(f"{name}.") for key in keys):
+                _refuse(type(model).__name__, f"load_lora_weights ({name})", LORA.after, EXTRAS)
+        return found
+
+    override(pipe, "lora_state_dict", lora_state_dict, undo)
 
 
 def _refusing(kind: Any, name: str, refused: Mapping[str, str], columns: Collection[str]) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import set_eval_frame
 from torch._dynamo.decorators import skip
@@ -187,6 +188,24 @@ def twin(module: nn.Module, children: dict[str, Any]) -> nn.Module:
     made = copy.copy(module)  # the very dictionaries of parameters and buffers: what moves one moves both
     vars(made).update({hooks: vars(module)[hooks].copy() for hooks in HOOKS}, _modules=children)
     return made
+
+
+def on_meta(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A module of the same shapes, without values, and without what others hooked into it or wrapped around it."""
+    made = copy.copy(module)
+    own, kept = vars(made), vars(module)
+    own.update({hooks: type(kept[hooks])() for hooks in HOOKS}, _compiled_call_impl=None)
+    own.pop("forward", None)
+    for kind in ("_parameters", "_buffers"):
+        own[kind] = {name: None if x is None else _no_values(x, dtype) for name, x in kept[kind].items()}
+    own["_modules"] = {
+        name: None if child is None else on_meta(child, dtype) for name, child in kept["_modules"].items()
+    }
+    return made
+
+
+def _no_values(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x.shape, dtype=dtype if x.is_floating_point() else x.dtype, device="meta")
 
 
 def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:

@@ -2,13 +2,16 @@
 
 A request is a call of a pipeline. The enabled pipeline gets a class of its own, in which that call is wrapped; name,
 signature and all else are those of its stock class. A second pipeline over the same parts is found when it calls one of
-them, and its calls are wrapped from the next one on.
+them, and its calls are wrapped from the next one on; until the first one ends a thread looks whether it still runs.
 """
 
 import inspect
+import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
+from types import FrameType
 from typing import Any
 from weakref import WeakSet
 
@@ -18,11 +21,12 @@ from torch import nn
 
 from ditmesh.runtime.agreement import ADVICE_IF_FOUND, Agreement
 from ditmesh.runtime.collectives import never_compiled
-from ditmesh.runtime.gang import Gang
+from ditmesh.runtime.gang import ENDED_EARLY, Gang
 from ditmesh.upstream.modules import argument_names, bind, override
 from ditmesh.upstream.trees import tree_leaves
 
 REQUESTS = "_ditmesh_requests"  # the attribute of a pipeline that holds the requests it takes part in
+END = "maybe_free_model_hooks"  # what pipelines call when they have drawn
 Listener = Callable[[], None]
 
 
@@ -41,6 +45,7 @@ class Requests:
         pipe: Any,
         transformers: Iterable[nn.Module],
         parts: Iterable[nn.Module],
+        extras: Iterable[nn.Module],
         gang: Gang | None,
         undo: ExitStack,
     ):
@@ -49,6 +54,7 @@ class Requests:
         self.at_failure: list[Listener] = []
         self.pipe = self._enabled = pipe
         self._transformers = {id(model) for model in transformers}
+        self._shared = self._transformers | {id(model) for model in extras}
         self._gang, self._agreement = gang, None if gang is None else Agreement(gang)
         self._is_called = False
         self._place: tuple[Any, Any] = None, None  # what is called, and the times of its denoising loop
@@ -59,7 +65,8 @@ class Requests:
         if callable(pipe):  # else it is parts in a row, which are called one by one
             self._watch(pipe)
         undo.callback(self._leave)
-        for part in parts:
+        # An autoencoder is not called itself.
+        for part in {id(x): x for x in [*parts, *(x for model in extras for x in model.children())]}.values():
             hook = never_compiled(self._notice_part)
             undo.callback(part.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
 
@@ -89,7 +96,7 @@ class Requests:
                 return stock(pipe, *args, **kwargs)
             finally:
                 self.pipe = outer
-        self._of_found.close()
+        self._leave_found()
         self._is_called, is_done = True, False
         try:
             with self._together(stock, pipe, args, kwargs):
@@ -123,11 +130,11 @@ class Requests:
         """What tells the call under way from others; None if no pipeline is called."""
         if self._is_called:
             return self
-        for pipe, given in _called_pipelines():
+        for pipe, frame in _called_pipelines():
             if pipe is self._found:
                 return pipe
-            if REQUESTS not in vars(pipe) and self._transformers & {id(part) for part in pipe.components.values()}:
-                self._find(pipe, given)
+            if REQUESTS not in vars(pipe) and self._shared & {id(part) for part in pipe.components.values()}:
+                self._find(pipe, frame)
                 return pipe
         return None
 
@@ -137,12 +144,15 @@ class Requests:
         else:
             self._current_call()
 
-    def _find(self, pipe: Any, given: Mapping[str, Any]) -> None:
-        """A pipeline that is not wrapped calls its first part: its ranks go on in step."""
-        self._of_found.close()
+    def _find(self, pipe: Any, frame: FrameType) -> None:
+        """A pipeline that is not wrapped calls its first part: its ranks go on in step, and fail together."""
+        self._leave_found()
         self._watch(pipe)
         self.pipe = self._found = pipe
         self._of_found.callback(self._lose)
+        if self._gang is not None and END in frame.f_code.co_names:
+            self._gang.begin(_runs(frame))
+            self._of_found.push(self._gang)
         if isinstance(pipe, DiffusionPipeline):
             free_hooks = pipe.maybe_free_model_hooks
 
@@ -151,11 +161,17 @@ class Requests:
                 self._of_found.close()
                 free_hooks()
 
-            override(pipe, "maybe_free_model_hooks", end, self._of_found)
+            override(pipe, END, end, self._of_found)
         if self._agreement is not None:
-            self._agreement.begin(_named(pipe, given), ADVICE_IF_FOUND)
+            self._agreement.begin(_named(pipe, frame.f_locals), ADVICE_IF_FOUND)
             self._of_found.callback(self._agreement.end)
             self._drew_apart = True
+
+    def _leave_found(self) -> None:
+        """Go on to another call; one that was found and does not run any more has failed, on this rank at least."""
+        runs = any(pipe is self._found for pipe, _ in _called_pipelines())
+        error = None if runs else RuntimeError(ENDED_EARLY)
+        self._of_found.__exit__(error and type(error), error, None)
 
     def _lose(self) -> None:
         self.pipe, self._found, self._drew_apart, self._place = self._enabled, None, False, (None, None)
@@ -167,7 +183,7 @@ class Requests:
 
     def _leave(self) -> None:
         """Leave every pipeline its stock class."""
-        self._of_found.close()
+        self._leave_found()
         for pipe in self._watched:
             pipe.__class__ = type(pipe).__base__
             vars(pipe).pop(REQUESTS, None)
@@ -192,15 +208,28 @@ def _wrapped(stock: type) -> type:
     return type(stock.__name__, (stock,), own | {"__qualname__": stock.__qualname__})
 
 
-def _called_pipelines() -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The pipelines whose calls are under way, from the innermost on, each with the names in its call."""
+def _called_pipelines() -> Iterator[tuple[Any, FrameType]]:
+    """The pipelines whose calls are under way, from the innermost on, each with its call."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "__call__" and "self" in frame.f_code.co_varnames[:1]:
             owner = frame.f_locals.get("self")
             if isinstance(owner, DiffusionPipeline | ModularPipeline):
-                yield owner, frame.f_locals
+                yield owner, frame
         frame = frame.f_back
+
+
+def _runs(frame: FrameType) -> Callable[[], bool]:
+    """Whether a call is under way, for any thread to ask, without keeping alive what it holds."""
+    thread, place, code = threading.get_ident(), id(frame), frame.f_code
+
+    def is_under_way() -> bool:
+        frame = sys._current_frames().get(thread)
+        while frame is not None and (id(frame) != place or frame.f_code is not code):
+            frame = frame.f_back
+        return frame is not None
+
+    return is_under_way
 
 
 def _named(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`ditmesh models`: what can be spread over ranks, all of it or one model, read off the sheets."""
 
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,8 @@ import typer
 
 from ditmesh.cli.models.matrix import Facts, Table, facts_of, find, sheet_of, tables
 from ditmesh.cli.ranks import read_world, refusals
+from ditmesh.runtime.terminal import shown
+from ditmesh.sheets import find_sheet, offered
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +40,8 @@ def models(
     with refusals(read_world()):
         if name is not None and markdown:
             raise ValueError("--markdown prints the page of all models; leave out NAME or --markdown.")
+        for model in [] if markdown else offered():  # the page is of ours alone
+            _load(model)
         found = None if name is None else find(name)
     if markdown:
         print("\n".join(page()), end="")
@@ -51,8 +56,18 @@ def models(
         print_model(console, found, facts_of(found, default_config(found) if sheet_of(found) else None))
 
 
-def default_config(name: str) -> dict[str, Any]:
-    """The configuration of a class of diffusers that is made without saying anything."""
+def _load(model: str) -> None:
+    """Make the sheet known that another package offers, or say what is wrong with it and go on."""
+    try:
+        find_sheet(model)
+    except ValueError as error:
+        print(f"Error: {shown(str(error))}", file=sys.stderr)
+
+
+def default_config(name: str) -> dict[str, Any] | None:
+    """The configuration of a class of diffusers that is made without saying anything; None of another package's."""
+    if name in offered():
+        return None
     from ditmesh.job.classes import diffusers_class  # with it comes torch
 
     return {key: parameter.default for key, parameter in inspect.signature(diffusers_class(name)).parameters.items()}

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, MochiVaeAttnProcessor2_0
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ditmesh.models.autoencoders import COMPOSED, POINTWISE, TOKENS_INSIDE
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
 from ditmesh.runtime.mesh import Axis
-from ditmesh.upstream.modules import held
+from ditmesh.upstream.modules import held, on_meta
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE_LAYERS = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
@@ -34,8 +33,6 @@ class Half:
         self._grain = None if shrinks else 1  # rows of input that become one row of output
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args[0].is_meta:
-            return None
         if self._grain is None:
             self._grain = _grain(module, args[0])
         bands = Bands.cut(args[0].shape[-2], self._rows.mesh.size(), self._grain)
@@ -43,7 +40,7 @@ class Half:
         return (self._rows.shard(args[0], bands), *args[1:]), kwargs
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return first_of(output, lambda x: x if x.is_meta else self._rows.gather(x, self._rows.bands(x)))
+        return first_of(output, lambda x: self._rows.gather(x, self._rows.bands(x)))
 
 
 class OwnQueries:
@@ -61,11 +58,10 @@ class OwnQueries:
                 "an attention processor of this autoencoder was replaced after enable_cache and would attend to this "
                 "rank's rows only; call disable_cache, replace it, and enable again."
             )
-        if not args[0].is_meta:
-            self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
+        self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
 
     def gather(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output if output.is_meta else self._rows.gather_sizes(output, 1, self._sizes)
+        return self._rows.gather_sizes(output, 1, self._sizes)
 
 
 Part = nn.GroupNorm | Window | type[AllRows] | type[OwnQueries]
@@ -196,7 +192,7 @@ def _rows_made(module: nn.Module, conv: nn.Conv2d | nn.Conv3d, height: int, widt
     for frames in ((), (9,)):  # a picture, or else a video
         shape = (1, conv.in_channels, *frames, height, width)
         try:
-            made = _on_meta(module, torch.empty(shape, dtype=conv.weight.dtype, device="meta"))
+            made = on_meta(module, torch.float32)(torch.empty(shape, device="meta"))
         except (RuntimeError, ValueError, IndexError, TypeError):  # it takes another shape, or more than a tensor
             continue
         return (made[0] if isinstance(made, tuple) else made).shape[-2]
@@ -207,12 +203,6 @@ def _grain(encoder: nn.Module, x: Tensor, rows: int = 256) -> int:
     """How many rows of its input an encoder makes one of, found without computing."""
     probe = torch.empty((1, *x.shape[1:-2], rows, rows), dtype=x.dtype, device="meta")
     made = []
-    first_of(_on_meta(encoder, probe), lambda out: made.append(out.shape[-2]) or out)
+    first_of(on_meta(encoder, x.dtype)(probe), lambda out: made.append(out.shape[-2]) or out)
     assert rows % made[0] == 0, f"{type(encoder).__name__} makes {made[0]} rows of {rows}"
     return rows // made[0]
-
-
-def _on_meta(module: nn.Module, x: Tensor) -> Any:
-    """What a module makes of an input that has only a shape."""
-    state = dict(module.named_parameters()) | dict(module.named_buffers())
-    return functional_call(module, {name: tensor.to("meta") for name, tensor in state.items()}, (x,))

@@ -126,7 +126,7 @@ class Rows:
         """Every band's part of ``dim``, ``sizes[i]`` long in band i, put together."""
         spare = self.mesh.size() - len(sizes)
         mine = x if self.owner else x.narrow(dim, 0, 0)
-        return all_gather(mine, dim, [*sizes, *[0] * spare], self.mesh)
+        return all_gather(mine, dim, [*sizes, *[0] * spare], self.mesh).contiguous()  # as one process makes it
 
     def extend(self, tensors: Sequence[Tensor], bands: Bands, spans: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Each tensor [..., h, W] with the rows of others that ``spans`` asks for this rank's band, in one message."""
@@ -199,8 +199,6 @@ class Halo:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Extend each tensor argument that is a band: the input, and what a causal convolution keeps of it."""
-        if args[0].is_meta:
-            return None
         rows, window = self._rows, self._window
         bands = rows.bands(args[0])
         spans, out = bands.needed(window), bands.through(window)
@@ -218,7 +216,7 @@ class Halo:
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Keep the rows of the band."""
-        return first_of(output, lambda x: x if x.is_meta else x.narrow(-2, self._first, self._count).contiguous())
+        return first_of(output, lambda x: x.narrow(-2, self._first, self._count).contiguous())
 
 
 class AllRows:
@@ -229,13 +227,11 @@ class AllRows:
         self._bands = Bands((0,))
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args[0].is_meta:
-            return None
         self._bands = self._rows.bands(args[0])
         return (self._rows.gather(args[0], self._bands), *args[1:]), kwargs
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return output if output.is_meta else self._rows.shard(output, self._bands)
+        return self._rows.shard(output, self._bands)
 
 
 def first_of(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
