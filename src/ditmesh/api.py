@@ -48,6 +48,7 @@ from ditmesh.spec import ModelSpec
 from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand, held, override
+from ditmesh.upstream.offload import fetched, part_on_disk
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import save_whole, shares
 
@@ -106,7 +107,7 @@ def enable_cache(
     plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
     caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
     _check(plan, None if parallelism_config is None else world_size(), caching is not None)
-    with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
+    with fetched(plan.modules), ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         whole = _apply(plan, caching, start_mesh(parallelism) if parallelism.world_size > 1 else None, undo)
         _refuse(plan, caching is not None, undo)
         steps = undo.pop_all()
@@ -128,9 +129,10 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     enabled = [module for module in modules.values() if held(module, STATE) is not None]
     if not enabled:
         raise ValueError(f"this {type(models[0][0]).__name__} is not enabled; there is nothing to disable.")
-    for module in enabled:
-        check_present(module)
-    held(enabled[0], STATE).close()
+    with fetched(enabled):
+        for module in enabled:
+            check_present(module)
+        held(enabled[0], STATE).close()
     return pipe_or_adapter
 
 
@@ -278,9 +280,11 @@ def _refuse(plan: Plan, cached: bool, undo: ExitStack) -> None:
         if set(columns) & set(WEIGHTS):
             save_whole(module, undo)
         refuse_after(module, columns, undo)
+        part_on_disk(module, undo)
         done |= dict.fromkeys(columns)
     if not isinstance(plan.pipe, nn.Module):
         refuse_after(plan.pipe, list(done), undo)
+        part_on_disk(plan.pipe, undo)
 
 
 def _agreed(first: str | None, second: str | None) -> str | None:

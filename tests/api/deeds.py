@@ -10,7 +10,6 @@ import diffusers
 import torch
 import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook
-from accelerate.hooks import remove_hook_from_module
 from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -162,7 +161,7 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
     "transformer.enable_cache": lambda model, _: model.enable_cache(FirstBlockCacheConfig(threshold=1e-9)),
     "enable_parallelism": parallelize,
     "quantized weights, of any kind": pack,
-    "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=1),
+    "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=2),
     "enable_layerwise_casting": lambda model, _: model.enable_layerwise_casting(torch.bfloat16, torch.float32),
     "enable_model_cpu_offload": offload,
     "enable_sequential_cpu_offload": lambda model, _: cpu_offload(model, CPU),
@@ -171,8 +170,3 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
 ELSEWHERE = {"pipe.transformer = other", "vae.enable_tiling"}
 # Adapters are no part of these: fused projections and fused weights drop them or are made for plain linears.
 BARE = {"fuse_qkv_projections", "quantized weights, of any kind", "state_dict", "load_ip_adapter"}
-
-
-def clean(model: Any) -> None:
-    """Take off what has to be off before anything is taken back."""
-    remove_hook_from_module(model, recurse=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from ditmesh.upstream.afterwards import COLUMNS, STEPS, TABLE, Deed, page
-from tests.api.deeds import BARE, DEEDS, ELSEWHERE, Made, clean, made, subject
+from tests.api.deeds import BARE, DEEDS, ELSEWHERE, Made, made, subject
 from tests.ranks import Ranks
 from tests.transformers import SHAPES, build, relative_error
 
@@ -66,7 +66,6 @@ def before(name: str, deed: Deed, column: str, want: Tensor, folder: Path) -> No
         return
     enable(model, column)
     assert relative_error(made(model, inputs), want) <= 1e-5
-    clean(model)
     ditmesh.disable_cache(model)
     assert relative_error(made(model, inputs), want) <= 1e-5
 
@@ -87,7 +86,6 @@ def after(name: str, deed: Deed, column: str, one: tuple[Tensor, Tensor, Any], f
             assert whole.keys() == again.keys()
             assert all(torch.equal(whole[key], again[key]) for key in whole)
     assert relative_error(made(model, inputs), want) <= 1e-5
-    clean(model)
     ditmesh.disable_cache(model)
     assert relative_error(made(model, inputs), want) <= 1e-5
 
@@ -100,8 +98,6 @@ def walk(column: str, names: list[str], folder: Path) -> list[str]:
         for side, cell in (("before", before), ("after", after)):
             if (name, side) == ("quantized weights, of any kind", "after"):
                 continue  # weights are read so, never made so
-            if (name, side, column) == ("enable_sequential_cpu_offload", "after", "pp"):
-                continue  # a method of the pipeline, which refuses it
             try:
                 cell(name, deed, column, one[1] if side == "before" else one, folder / f"{name} {side}")  # type: ignore[operator]
             except BaseException as error:  # noqa: BLE001 - all of a column's cells at once
