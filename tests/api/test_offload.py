@@ -1,4 +1,4 @@
-"""Offloading by diffusers and accelerate, before or after enable_cache: as in one process, and put on again when undone.
+"""Offloading by diffusers and accelerate, before or after enable_cache: as in one process, and on again when undone.
 
 Weights that are offloaded to the disk are NaN here until they are read, as they are on the wrong device elsewhere.
 """
@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook, disk_offload
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from tests.ranks import Ranks
+from tests.tiny import call_kwargs, tiny_path
 from tests.transformers import SHAPES, build, forward, relative_error
 
 CPU = torch.device("cpu")
@@ -57,7 +61,8 @@ def offloaded(name: str, way: str, order: str, kind: str, folder: Path) -> list[
     model, inputs = build(name, SHAPES["odd"], torch.float32)
     steps = [
         lambda: ditmesh.enable_cache(model, **WAYS[way]),
-        lambda: KINDS[kind](model, folder / f"{kind} {order}"),
+        # Before, both ranks have whole weights, and neither may read what the other still writes.
+        lambda: KINDS[kind](model, folder / f"{kind} {dist.get_rank() if order == 'before' else 'both'}"),
     ]
     for step in steps if order == "after" else reversed(steps):
         step()
@@ -85,3 +90,65 @@ def test_offloaded_ranks_equal_one_process(ranks: Ranks, tmp_path: Path, name: s
         want = forward(*build(name, SHAPES["odd"], torch.float32))
     for wrong in ranks.run(walk, 2, name, way, want, tmp_path):
         assert wrong == []
+
+
+ENCODERS = ["text_encoder", "text_encoder_2"]
+PIPES: dict[str, Callable[[Any, Path], Any]] = {
+    # What enable_sequential_cpu_offload does, which wants an accelerator.
+    "layers": lambda pipe, _: [
+        cpu_offload(module, CPU) for module in pipe.components.values() if isinstance(module, nn.Module)
+    ],
+    "leaves": lambda pipe, _: pipe.enable_group_offload(CPU, CPU, "leaf_level"),
+    # diffusers loses tied weights, as T5 has them, on the disk.
+    "disk": lambda pipe, folder: pipe.enable_group_offload(
+        CPU, CPU, "leaf_level", offload_to_disk_path=str(folder), exclude_modules=ENCODERS
+    ),
+}
+
+
+def drawn(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    draw = torch.Generator().manual_seed(0)
+    made = torch.from_numpy(np.asarray(pipe(**call_kwargs("flux"), generator=draw, output_type="np").images))
+    encoded = pipe.vae.encode(made.permute(0, 3, 1, 2)).latent_dist.mean
+    return made, encoded
+
+
+def pipelines(path: Path, folder: Path) -> list[list[Tensor]]:
+    config = ParallelismConfig(tp_size=2, parallel_kwargs={"extra_parallel_modules": [*ENCODERS, "vae"]})
+    made = []
+    for kind, offload in PIPES.items():
+        for order in ("before", "after"):
+            pipe: Any = DiffusionPipeline.from_pretrained(path)
+            with nan_in_new_memory():
+                if order == "before":
+                    offload(pipe, folder / f"{dist.get_rank()} {kind}")
+                ditmesh.enable_cache(pipe, parallelism_config=config)
+                if order == "after":
+                    offload(pipe, folder / kind)
+                made += [drawn(pipe)]
+                ditmesh.disable_cache(pipe)
+                made += [drawn(pipe)]
+    return made
+
+
+def test_offloaded_pipelines_equal_one_process(ranks: Ranks, tmp_path: Path) -> None:
+    path = tiny_path("flux", tmp_path)
+    with torch.no_grad():
+        want = drawn(DiffusionPipeline.from_pretrained(path))
+    for made in ranks.run(pipelines, 2, path, tmp_path):
+        for got in made:
+            assert all(relative_error(x, y) <= 2e-5 for x, y in zip(got, want, strict=True))
+
+
+def refused(folder: Path) -> str:
+    model, _ = build("flux", SHAPES["odd"], torch.float32)
+    disk_offload(model, folder / str(dist.get_rank()), CPU)
+    with pytest.raises(ValueError, match=r"\w") as error:
+        ditmesh.enable_cache(model, parallelism_config=ParallelismConfig(tp_size=2))
+    return str(error.value)
+
+
+def test_weights_that_are_nowhere_are_refused(ranks: Ranks, tmp_path: Path) -> None:
+    for error in ranks.run(refused, 2, tmp_path):
+        assert "has no values here" in error

@@ -19,6 +19,7 @@ from ditmesh.models.autoencoders import COMPOSED, POINTWISE, TOKENS_INSIDE
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
 from ditmesh.runtime.mesh import Axis
 from ditmesh.upstream.modules import held
+from ditmesh.upstream.offload import stock_forwards
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE_LAYERS = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
@@ -215,4 +216,5 @@ def _grain(encoder: nn.Module, x: Tensor, rows: int = 256) -> int:
 def _on_meta(module: nn.Module, x: Tensor) -> Any:
     """What a module makes of an input that has only a shape."""
     state = dict(module.named_parameters()) | dict(module.named_buffers())
-    return functional_call(module, {name: tensor.to("meta") for name, tensor in state.items()}, (x,))
+    with stock_forwards(module):  # what offloads weights would bring them in
+        return functional_call(module, {name: tensor.to("meta") for name, tensor in state.items()}, (x,))
