@@ -132,11 +132,7 @@ TABLE = (
         "quantized weights, of any kind",
         before=_on(WEIGHTS, "they are no plain tensors, which alone can be cut and put together; " + INSTEAD),
     ),
-    Deed(
-        "`enable_group_offload`",
-        note="A rank offloads what it has. To the disk, by this method alone: each rank gets a folder of its own in "
-        "the one named, while `apply_group_offloading` lets ranks read each other's files.",
-    ),
+    Deed("`enable_group_offload`", note="A rank offloads what it has; to the disk, in a folder of its own."),
     CASTING,
     Deed("`enable_model_cpu_offload`"),
     Deed("`enable_sequential_cpu_offload`", note="A rank offloads what it has."),

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
 
@@ -89,6 +90,11 @@ def part_on_disk(owner: Any, undo: ExitStack) -> None:
         offload(**given | {"offload_to_disk_path": folder and own_folder(folder)})
 
     override(owner, "enable_group_offload", enable_group_offload, undo)
+
+
+def takes_groups(kind: Any) -> bool:
+    """Whether models of a class can be offloaded by groups; of others than its own diffusers does not say."""
+    return kind._supports_group_offloading if issubclass(kind, ModelMixin) else True
 
 
 def _fetch_layers(model: nn.Module) -> Iterator[Again]:
