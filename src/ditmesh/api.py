@@ -20,6 +20,7 @@ from ditmesh.runtime.gang import Gang
 from ditmesh.runtime.mesh import device_type, leads, leave_ranks, start_mesh, world_size
 from ditmesh.sheets import register
 from ditmesh.upstream.modules import check_present, held, override
+from ditmesh.upstream.offload import fetched
 
 __all__ = [
     "BlockAdapter",
@@ -88,7 +89,7 @@ def enable_cache(
     plan = make_plan(pipe_or_adapter, parallelism, agreed(parallelism.attention_backend, attention_backend))
     caching = make_caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
     check(plan, None if parallelism_config is None else world_size(), caching is not None)
-    with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
+    with fetched(plan.modules), ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
         mesh = start_mesh(parallelism) if parallelism.world_size > 1 else None
         gang = Gang(mesh) if mesh is not None and parallelism.world_size > parallelism.dp_size else None
         whole = apply(plan, caching, mesh, gang, undo)
@@ -164,9 +165,10 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     enabled = [module for module in modules.values() if held(module, STATE) is not None]
     if not enabled:
         raise ValueError(f"this {type(models[0][0]).__name__} is not enabled; there is nothing to disable.")
-    for module in enabled:
-        check_present(module)
-    held(enabled[0], STATE).close()
+    with fetched(enabled):
+        for module in enabled:
+            check_present(module)
+        held(enabled[0], STATE).close()
     return pipe_or_adapter
 
 

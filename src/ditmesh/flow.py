@@ -42,6 +42,7 @@ from ditmesh.spec import ModelSpec
 from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after, refuse_loads
 from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
 from ditmesh.upstream.modules import chain, check_present, expand, held
+from ditmesh.upstream.offload import part_on_disk
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import save_whole, shares, state_whole
 
@@ -188,12 +189,14 @@ def refuse(plan: Plan, cached: bool, gang: Gang | None, undo: ExitStack) -> None
         if gang is not None and set(columns) & set(WEIGHTS):
             state_whole(module, gang, undo)
         refuse_after(module, columns, undo)
+        part_on_disk(module, undo)
         done |= dict.fromkeys(columns)
         if plan.parallelism.world_size > 1:
             save_whole(module, [module], gang, undo)
     if not isinstance(plan.pipe, nn.Module):
         parts = components(plan.pipe)
         refuse_after(plan.pipe, list(done), undo)
+        part_on_disk(plan.pipe, undo)
         refuse_loads(plan.pipe, {x: part for x, part in parts.items() if isinstance(part, PreTrainedModel)}, undo)
         if plan.parallelism.world_size > 1:
             save_whole(plan.pipe, list(dict.fromkeys([*plan.modules, *parts.values()])), gang, undo)

@@ -11,7 +11,6 @@ import diffusers
 import torch
 import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook
-from accelerate.hooks import remove_hook_from_module
 from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig
@@ -194,7 +193,7 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
     "transformer.enable_cache": lambda model, _: model.enable_cache(FirstBlockCacheConfig(threshold=1e-9)),
     "enable_parallelism": parallelize,
     "quantized weights, of any kind": pack,
-    "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=1),
+    "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=2),
     "enable_layerwise_casting": lambda model, _: model.enable_layerwise_casting(torch.bfloat16, torch.float32),
     "enable_model_cpu_offload": offload,
     "enable_sequential_cpu_offload": lambda model, _: cpu_offload(model, CPU),
@@ -221,8 +220,3 @@ EXTRAS: dict[str, dict[str, Callable[[Any, Path], Any]]] = {
     "vae": {name: deed for name, deed in DEEDS.items() if name not in WEIGHTS_ALONE}
     | {"load_lora_weights": lambda model, _: model.add_adapter(LoraConfig(target_modules=["conv1", "to_k"]))},
 }
-
-
-def clean(model: Any) -> None:
-    """Take off what has to be off before anything is taken back."""
-    remove_hook_from_module(model, recurse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from ditmesh.upstream.afterwards import COLUMNS, TABLE, Deed, page
-from tests.api.deeds import DEEDS, ELSEWHERE, EXTRAS, Made, Subject, clean, subject
+from tests.api.deeds import DEEDS, ELSEWHERE, EXTRAS, Made, Subject, subject
 from tests.ranks import Ranks
 from tests.transformers import relative_error
 
@@ -74,7 +74,6 @@ def before(name: str, deed: Deed, column: str, want: Tensor, folder: Path) -> No
         return
     enable(on, column)
     assert relative_error(on.made(), want) <= 1e-5
-    clean(on.model)
     ditmesh.disable_cache(on.owner)
     assert relative_error(on.made(), want) <= 1e-5
 
@@ -95,7 +94,6 @@ def after(name: str, deed: Deed, column: str, one: tuple[Tensor, Tensor, Any], f
             assert whole.keys() == again.keys()
             assert all(torch.equal(whole[key], again[key]) for key in whole)
     assert relative_error(on.made(), want) <= 1e-5
-    clean(on.model)
     ditmesh.disable_cache(on.owner)
     assert relative_error(on.made(), want) <= 1e-5
 

@@ -52,6 +52,8 @@ BIG = "1180591620717411303424"  # 2**70
         ("--attn flush", "--attention_backend flush", "there is no attention backend 'flush'; use one of"),
         ("--cache --steps 4", "--cache_type cache_dit --num_inference_steps 4", "so that none would be cached; "),
         ("--cpu-offload", "--optimize cpu_offload", "no GPU can be seen"),
+        ("--group-offload block_level", "--optimize group_offload", "no GPU can be seen"),
+        ("--sequential-offload", "--optimize sequential_cpu_offload", "no GPU can be seen"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -17,6 +17,7 @@ from ditmesh.job.images import open_inputs
 from ditmesh.runtime.world import ALONE, World
 from ditmesh.upstream.dispatcher import check_backend
 from ditmesh.upstream.modules import repeated_blocks
+from ditmesh.upstream.offload import takes_groups
 
 
 def check_job(job: Job, world: World = ALONE) -> Job:
@@ -93,6 +94,12 @@ def check_classes(job: Job) -> None:
     ):
         if asked and switch not in vae:
             raise ValueError(f"{flag}: the VAE of a {title} has no {switch}; leave it out.")
+    for facts in job.facts.transformers.values() if tuning.offload in ("block_level", "leaf_level") else ():
+        if not takes_groups(diffusers_class(facts.class_name)):
+            raise ValueError(
+                f"{job.flags.offload[tuning.offload or '']}: diffusers cannot offload a {facts.class_name} by groups; "
+                f"use {job.flags.offload['model']}."
+            )
     for facts in job.facts.transformers.values() if tuning.compile else ():
         if not repeated_blocks(diffusers_class(facts.class_name)):
             raise ValueError(

@@ -19,7 +19,14 @@ class Flags:
     kernel: str = "--attn"
     cache: str = "--cache"
     compile: str = "--compile"
-    cpu_offload: str = "--cpu-offload"
+    offload: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "model": "--cpu-offload",
+            "sequential": "--sequential-offload",
+            "block_level": "--group-offload",
+            "leaf_level": "--group-offload",
+        }
+    )
     tf32: str = "tf32"
     vae_tiling: str = "--vae-tiling"
     vae_slicing: str = "--vae-slicing"
@@ -30,12 +37,17 @@ class Flags:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What makes a loaded pipeline smaller or faster, and not another one."""
+    """What makes a loaded pipeline smaller or faster, and not another one.
+
+    Attributes:
+        offload: what waits on the CPU until it runs: whole parts ("model"), layer by layer ("sequential"), or groups
+            of a transformer's blocks or layers ("block_level", "leaf_level").
+    """
 
     compile: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
-    cpu_offload: bool = False
+    offload: str | None = None
     tf32: bool = False
 
 

@@ -34,7 +34,7 @@ def check_devices(job: Job, ranks_here: int) -> None:
     for flag, asked in (
         (f"{flags.device} cuda", job.device == "cuda"),
         (f"{flags.noise_device} cuda", job.noise_device == "cuda"),
-        (flags.cpu_offload, job.tuning.cpu_offload),
+        (flags.offload.get(job.tuning.offload or "", ""), job.tuning.offload is not None),
         (flags.tf32, job.tuning.tf32),
     ):
         if asked and not gpus:

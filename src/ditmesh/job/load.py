@@ -1,9 +1,12 @@
 """From files to a pipeline that is ready to run on this rank."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks.group_offloading import apply_group_offloading
+from torch import nn
 
 import ditmesh
 from ditmesh.api import kept_whole
@@ -12,6 +15,7 @@ from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
 from ditmesh.loading.errors import told_in_a_line
 from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
+from ditmesh.upstream.offload import takes_groups
 
 SHOWN = 200  # letters of what peft has to say, which may name every module
 
@@ -25,7 +29,7 @@ def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, li
     with nothing_read():
         pipe = load(job, dtype)
         whole = share_out(pipe, job)
-    read_in(modules_of(pipe).values(), torch.device("cpu") if job.tuning.cpu_offload else device)
+    read_in(modules_of(pipe).values(), torch.device("cpu") if job.tuning.offload else device)
     compile_blocks(pipe, job)
     place(pipe, job, device)
     return pipe, whole
@@ -112,7 +116,26 @@ def compile_blocks(pipe: Any, job: Job) -> None:
 
 def place(pipe: Any, job: Job, device: torch.device) -> None:
     """Bring the pipeline to its device, or let its parts go there one at a time."""
-    if job.tuning.cpu_offload:
-        pipe.enable_model_cpu_offload(device=device)
-    else:
+    if job.tuning.offload is None:
         pipe.to(device)
+    elif job.tuning.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif job.tuning.offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        offload_groups(pipe, job.facts.transformers, job.tuning.offload, device)
+
+
+def offload_groups(pipe: Any, transformers: Container[str], kind: str, device: torch.device) -> None:
+    """Let the blocks or layers of the transformers wait on the CPU, and the layers of all else.
+
+    On a GPU the next group of a transformer comes in while one computes. What diffusers cannot offload so goes to the
+    device; by blocks it would leave autoencoders, which are not called as a whole, on the CPU.
+    """
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module) and takes_groups(type(part)):
+            by = kind if name in transformers else "leaf_level"
+            stream = name in transformers and device.type == "cuda"
+            apply_group_offloading(part, device, offload_type=by, num_blocks_per_group=1, use_stream=stream)
+        elif isinstance(part, nn.Module):
+            part.to(device)

@@ -36,11 +36,17 @@ def shard(x: Tensor, dim: int, mesh: Axis) -> Tensor:
     return x.tensor_split(mesh.size(), dim)[mesh.get_local_rank()]
 
 
-def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
-    """The sum over the ranks, in place."""
+def _reachable(x: Tensor, mesh: Axis) -> Tensor:
+    """The tensor where the group's tensors are, which offloaded weights are not."""
     x = x.detach()
-    dist.all_reduce(x, group=mesh.get_group())
-    return x
+    return x if x.device.type == mesh.device_type else x.to(mesh.device_type)
+
+
+def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
+    """The sum over the ranks, in place unless the tensor is offloaded."""
+    summed = _reachable(x, mesh)
+    dist.all_reduce(summed, group=mesh.get_group())
+    return summed.to(x.device)
 
 
 def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axis) -> Tensor:
@@ -52,7 +58,7 @@ def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axi
 
 def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: Axis) -> Tensor:
     """Every rank's shard, ``sizes[i]`` long on rank i, put together along ``dim``."""
-    rows = x.detach().movedim(dim, 0).contiguous()
+    rows = _reachable(x, mesh).movedim(dim, 0).contiguous()
     if len(set(sizes)) == 1:
         gathered = rows.new_empty((sum(sizes), *rows.shape[1:]))
         _all_gather_single(gathered, rows, group=mesh.get_group())
@@ -62,7 +68,7 @@ def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: Axis) -> Tensor:
         flat = rows.flatten().repeat(len(sizes))
         gathered = all_to_all(flat, [rows.numel()] * len(sizes), [size * row for size in sizes], mesh)
         gathered = gathered.view(sum(sizes), *rows.shape[1:])
-    return gathered.movedim(0, dim)
+    return gathered.movedim(0, dim).to(x.device)
 
 
 class Rotation:
@@ -103,6 +109,7 @@ class Transfer:
 
 
 def broadcast(x: Tensor, source: int, mesh: Axis) -> Tensor:
-    """The tensor of one rank on all of them, in place."""
-    dist.broadcast(x, group=mesh.get_group(), group_src=source)
-    return x
+    """The tensor of one rank on all of them, in place unless it is offloaded."""
+    sent = _reachable(x, mesh)
+    dist.broadcast(sent, group=mesh.get_group(), group_src=source)
+    return sent.to(x.device)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ditmesh.upstream.modules import override
+from ditmesh.upstream.offload import OF_GROUPS
 from ditmesh.upstream.saving import shares
 
 SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
@@ -76,9 +77,6 @@ LORA = Deed(
     of_parts=True,
     note="Weights that adapt a transformer alone are loaded whatever is shared beside it. `add_adapter` of a "
     "transformer with tp is refused at the next call.",
-)
-GROUPS = Deed(
-    "`enable_group_offload`", ("enable_group_offload",), _on(WEIGHTS, HELD + INSTEAD), _on(WEIGHTS, HELD + INSTEAD)
 )
 CASTING = Deed(
     "`enable_layerwise_casting`",
@@ -149,21 +147,14 @@ TABLE = (
         "quantized weights, of any kind",
         before=_on(WEIGHTS, "they are no plain tensors, which alone can be cut and put together; " + INSTEAD),
     ),
-    GROUPS,
+    Deed("`enable_group_offload`", note="A rank offloads what it has; to the disk, in a folder of its own."),
     CASTING,
     Deed("`enable_model_cpu_offload`"),
-    Deed(
-        "`enable_sequential_cpu_offload`",
-        ("enable_sequential_cpu_offload",),
-        before=_on((*WEIGHTS, "vae"), "weights are nowhere; call pipe.remove_all_hooks() first, and offload after."),
-        after=_on(("pp",), "stages could not give their weights back; use enable_model_cpu_offload."),
-        note="Where it is refused before, take it off (`pipe.remove_all_hooks()`) before `disable_cache`.",
-    ),
+    Deed("`enable_sequential_cpu_offload`", note="A rank offloads what it has."),
     Deed("`pipe.transformer = other`, `pipe.vae = other`", note="Every rank runs the whole of the new one."),
     Deed("`vae.enable_tiling`, `vae.enable_slicing`"),
 )
 
-OFFLOADING = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading", "lazy_leafs")
 # Of diffusers' own guidance, which takes them off again, and of peft.
 PASSING = ("layer_skip_hook", "smoothed_energy_guidance_hook", "peft_autocast_disable")
 
@@ -178,11 +169,9 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
     for name in _hooks(model):
-        if name in OFFLOADING:
-            _refuse(title, "enable_group_offload", GROUPS.before, columns)
-        elif name == "layerwise_casting":
+        if name == "layerwise_casting":
             _refuse(title, "enable_layerwise_casting", CASTING.before, columns)
-        elif name not in PASSING:
+        elif name not in (*PASSING, *OF_GROUPS):
             _refuse(title, f"enable_cache of diffusers ({name})", CACHES.before, columns)
 
 

@@ -93,13 +93,13 @@ def check_present(module: nn.Module) -> None:
     """Refuse weights that are elsewhere.
 
     Raises:
-        ValueError: a parameter is on the meta device, as sequential offloading keeps it between its uses.
+        ValueError: a parameter is on the meta device, as accelerate keeps what it offloads to the disk.
     """
     for name, weight in module.named_parameters():
         if weight.is_meta:
             raise ValueError(
                 f"{name} of this {type(module).__name__} has no values here, so it can be neither cut nor put together "
-                f"again; call pipe.remove_all_hooks() before (enable_sequential_cpu_offload may be called after)."
+                f"again; call pipe.remove_all_hooks() first (enable_sequential_cpu_offload works, before and after)."
             )
 
 

@@ -12,6 +12,7 @@ from ditmesh.cli.generate.cache import asked_cache, read_file
 from ditmesh.cli.generate.call import call_arguments
 from ditmesh.cli.generate.layout import shared_parts, with_file
 from ditmesh.cli.generate.options import Options
+from ditmesh.config import suggest
 from ditmesh.job.call import given
 from ditmesh.job.checks import check_facts, check_place
 from ditmesh.job.description import Job, Tuning
@@ -21,6 +22,8 @@ from ditmesh.job.images import find_inputs
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.weights import find_controlnet, find_lora, find_transformer
 from ditmesh.runtime.world import World
+
+GROUPS = ("block_level", "leaf_level")
 
 
 def describe_job(options: Options, world: World) -> Job:
@@ -47,7 +50,7 @@ def describe_job(options: Options, world: World) -> Job:
         seed=example.seed if options.seed is None else options.seed,
         cache=asked_cache(options, file, example, len(facts.transformers), call.get("num_inference_steps")),
         kernel=kernel,
-        tuning=Tuning(options.compile, options.vae_slicing, options.vae_tiling, options.cpu_offload),
+        tuning=Tuning(options.compile, options.vae_slicing, options.vae_tiling, asked_offload(options)),
         noise_device=options.generator_device,
     )
     check_facts(job)
@@ -64,6 +67,24 @@ def describe_job(options: Options, world: World) -> Job:
         parts=tuple(part for part in (transformer and transformer[0], controlnet) if part),
         lora=find_lora(example, options.lora_path, options.lora_weight_name, fuse, steps),
     )
+
+
+def asked_offload(options: Options) -> str | None:
+    """What waits on the CPU.
+
+    Raises:
+        ValueError: two answers, or a kind of group that there is not.
+    """
+    given = given_flags(options, "cpu_offload", "group_offload", "sequential_offload")
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} offload the same weights; name one of them.")
+    if options.group_offload not in (None, *GROUPS):
+        raise ValueError(
+            f"--group-offload {options.group_offload}: there is no such kind of group; "
+            f"{suggest(options.group_offload, GROUPS)}"
+        )
+    by_switch = "model" if options.cpu_offload else "sequential" if options.sequential_offload else None
+    return options.group_offload or by_switch
 
 
 def warmups(options: Options, example: Example) -> int:

@@ -104,6 +104,10 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     vae_tiling: bool = switch(MEMORY, "Decode in tiles: less memory, seams possible.", "--vae-tiling")
     vae_slicing: bool = switch(MEMORY, "Decode a batch one by one.", "--vae-slicing")
     cpu_offload: bool = switch(MEMORY, "Keep on the GPU only the part that runs.", "--cpu-offload, --cpu-offload-model")
+    group_offload: Text = option(
+        MEMORY, "Keep there only the block or layer that runs: block_level, leaf_level.", "--group-offload KIND"
+    )
+    sequential_offload: bool = switch(MEMORY, "Keep there only the layer that runs; slowest.", "--sequential-offload")
     compile: bool = switch(MEMORY, "Compile the transformers' repeated blocks.", "--compile")
 
     warmup: Count = count(MEASURE, "Untimed runs first (1; demo: 0).", "--warmup N", low=0)

@@ -16,6 +16,8 @@ from ditmesh.job.call import given
 from ditmesh.job.description import Job
 from ditmesh.runtime.terminal import shown
 
+RUNS = {"model": "part", "block_level": "block", "leaf_level": "layer", "sequential": "layer"}  # by what is offloaded
+
 
 def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     """A title, and under it one line of name and value for each fact."""
@@ -42,7 +44,7 @@ def init_facts(job: Job, options: Options, dtype: str, whole: Sequence[str]) -> 
         "kept whole": "\n".join(whole),
         "cache": job.cache and job.cache.tag,
         "attention": job.kernel,
-        "memory": "only the part that runs is on the GPU" if options.cpu_offload else "",
+        "memory": job.tuning.offload and f"only the {RUNS[job.tuning.offload]} that runs is on the GPU",
         "compiled": "the transformers' repeated blocks" if options.compile else "",
         "runs": f"{warmups(options, job.example)} to warm up, {options.repeat} timed",
     }

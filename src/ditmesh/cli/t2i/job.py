@@ -30,7 +30,7 @@ FLAGS = Flags(
     kernel="--attention_backend",
     cache="cache_dit",
     compile="compile",
-    cpu_offload="cpu_offload",
+    offload={"model": "cpu_offload", "sequential": "sequential_cpu_offload", "block_level": "group_offload"},
     vae_tiling="vae_tiling",
     vae_slicing="vae_slicing",
 )

@@ -6,12 +6,10 @@ from ditmesh.job.description import Tuning
 
 SYNONYMS = {"torch_compile": "compile", "flash_attention": "flash", "sage_attention": "sage", "pab": "pab_cache"}
 KERNELS = ("flash", "sage", "xformers")
-KNOWN = ("compile", "vae_slicing", "vae_tiling", "cpu_offload", *KERNELS, "cache_dit", "tf32")
+OFFLOADS = {"cpu_offload": "model", "sequential_cpu_offload": "sequential", "group_offload": "block_level"}
+KNOWN = ("compile", "vae_slicing", "vae_tiling", *OFFLOADS, *KERNELS, "cache_dit", "tf32")
 OTHER_CACHE = "ditmesh has one cache, DBCache, which knows every model; use cache_dit"
 ABSENT = {
-    "sequential_cpu_offload": "it moves every layer through the host at each step; use cpu_offload, or shard the "
-    "weights: --tensor_parallel_degree",
-    "group_offload": "its hooks move weights that the ranks share; use cpu_offload or --tensor_parallel_degree",
     "layerwise_cast": "it casts weights that the ranks share; shard them instead: --tensor_parallel_degree",
     "fuse_qkv": "it fuses the projections that tensor parallelism shards, and gains little beside compile",
     "deep_cache": "it is for U-Nets; use cache_dit",
@@ -36,11 +34,14 @@ def choose_optimizations(options: BatchOptions) -> tuple[Tuning, str | None, boo
     kernels = {*names} & {*KERNELS} | ({options.attention_backend} if options.attention_backend else set())
     if len(kernels) > 1:
         raise ValueError(f"{' and '.join(sorted(kernels))} are both attention kernels; name one of them.")
+    offloads = {*names} & {*OFFLOADS} | ({"cpu_offload"} if options.enable_cpu_offload else set())
+    if len(offloads) > 1:
+        raise ValueError(f"{' and '.join(sorted(offloads))} offload the same weights; name one of them.")
     tuning = Tuning(
         compile="compile" in names or options.enable_compile,
         vae_slicing="vae_slicing" in names or options.enable_vae_slicing,
         vae_tiling="vae_tiling" in names or options.enable_vae_tiling,
-        cpu_offload="cpu_offload" in names or options.enable_cpu_offload,
+        offload=next((OFFLOADS[name] for name in offloads), None),
         tf32="tf32" in names,
     )
     return tuning, next(iter(kernels), None), "cache_dit" in names

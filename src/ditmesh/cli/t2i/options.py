@@ -62,7 +62,7 @@ class BatchOptions(record("Degrees", DEGREES)):
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
 
     optimize: Text = option(
-        SPEED, "By commas: compile, vae_slicing, vae_tiling, cpu_offload, flash ...", "--optimize TEXT"
+        SPEED, "By commas: compile, vae_slicing, vae_tiling, cpu_offload, group_offload, flash ...", "--optimize TEXT"
     )
     cache_type: Text = option(SPEED, "cache_dit: leave out what hardly changes.", "--cache_type TEXT")
     enable_compile: bool = switch(SPEED, "As compile in --optimize.", "--enable_compile")

@@ -250,27 +250,30 @@ def _costs(links: list[Link], mesh: Mesh) -> list[int]:
 
 def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
     """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
-    weights = [list(link.block.parameters()) for link in stage.links]
-    shapes = [[weight.shape for weight in block] for block in weights]
-    for i, module in [(i, module) for i, link in enumerate(stage.links) for module in link.block.modules()]:
-        owner = next(owner for owner, blocks in enumerate(stage.stages) if i in blocks)
-        own = dict(module.named_parameters(recurse=False))
-        keep_share(module, undo, **{name: partial(_of_owner, owner, x.shape, mesh) for name, x in own.items()})
-    elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
-    kept = {id(weight) for i in stage.own for weight in weights[i]}
-    kept |= {id(x) for module in lent for x in module.parameters()}
+    # By where they are: what offloads them puts others in their place.
+    modules = [list(link.block.modules()) for link in stage.links]
+    places = [
+        [(module, name, x.shape) for module in block for name, x in module.named_parameters(recurse=False)]
+        for block in modules
+    ]
+    for owner, blocks in enumerate(stage.stages):
+        for module, name, shape in (place for i in blocks for place in places[i]):
+            keep_share(module, undo, **{name: partial(_of_owner, owner, shape, mesh)})
+    kept = [module.get_parameter(name) for i in stage.own for module, name, _ in places[i]]
+    kept_ids = {id(x) for x in [*kept, *(x for module in lent for x in module.parameters())]}
 
     def put_back() -> None:
         for owner, blocks in enumerate(stage.stages):
-            for i in blocks:
-                for weight, shape in zip(weights[i], shapes[i], strict=True):
-                    whole = _of_owner(owner, shape, mesh, weight.data)
-                    if weight.shape != shape:
-                        weight.data = whole
+            for module, name, shape in (place for i in blocks for place in places[i]):
+                weight = module.get_parameter(name)
+                whole = _of_owner(owner, shape, mesh, weight.data)
+                if weight.shape != shape:
+                    weight.data = whole
 
     undo.callback(put_back)
-    for weight in (weight for block in weights for weight in block):
-        if id(weight) in elsewhere - kept:
+    for module, name, _ in (place for block in places for place in block):
+        weight = module.get_parameter(name)
+        if id(weight) not in kept_ids:
             drop(weight)
 
 

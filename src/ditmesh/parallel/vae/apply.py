@@ -18,6 +18,7 @@ from ditmesh.models.autoencoders import COMPOSED, POINTWISE, TOKENS_INSIDE
 from ditmesh.parallel.vae.bands import AllRows, Bands, Halo, Rows, SharedGroupNorm, Window, first_of
 from ditmesh.runtime.mesh import Axis
 from ditmesh.upstream.modules import held, on_meta
+from ditmesh.upstream.offload import stock_forwards
 
 # Modules without modules in them that treat each position alone, or reach no further than a row of latents.
 POINTWISE_LAYERS = (nn.Linear, nn.LayerNorm, nn.Identity, nn.Dropout, nn.SiLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.Mish)
@@ -203,6 +204,7 @@ def _grain(encoder: nn.Module, x: Tensor, rows: int = 256) -> int:
     """How many rows of its input an encoder makes one of, found without computing."""
     probe = torch.empty((1, *x.shape[1:-2], rows, rows), dtype=x.dtype, device="meta")
     made = []
-    first_of(on_meta(encoder, x.dtype)(probe), lambda out: made.append(out.shape[-2]) or out)
+    with stock_forwards(encoder):  # what offloads weights would bring them in
+        first_of(on_meta(encoder, x.dtype)(probe), lambda out: made.append(out.shape[-2]) or out)
     assert rows % made[0] == 0, f"{type(encoder).__name__} makes {made[0]} rows of {rows}"
     return rows // made[0]
