@@ -1,22 +1,16 @@
 """Helios: the blocks of Wan over one sequence of history and video, of which only the video attends to the text."""
 
-from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split, attention, feed_forward
+from dataclasses import replace
+
+from ditmesh.models.wan import SPEC as WAN
+from ditmesh.spec import Attention, Count, Gather, Split
 
 _STREAMS = ("history", "image")
 
-SPEC = ModelSpec(
+SPEC = replace(
+    WAN,  # the linears for image embeddings are never called, but there if configured
     transformer="HeliosTransformer3DModel",
     title="Helios",
-    blocks=(Blocks("blocks"),),
-    tp_plan={
-        **attention("blocks.*.attn1", norms="norm_across_heads"),
-        **attention("blocks.*.attn2", norms="norm_across_heads"),
-        # Never called, but there if configured.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
-        "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        **feed_forward("blocks.*.ffn"),
-    },
     cp_plan={
         "blocks.*": {
             "original_context_length": Count(),

@@ -1,6 +1,6 @@
 """Stable Audio: self- and cross-attention blocks over one stream of a global token and audio."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Refuse, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split, attention, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="StableAudioDiTModel",
@@ -9,8 +9,7 @@ SPEC = ModelSpec(
     tp_plan={
         **attention("transformer_blocks.*.attn1"),
         **attention("transformer_blocks.*.attn2"),
-        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={
         "": {

@@ -1,6 +1,6 @@
 """Wan 2.1 and 2.2: self- and cross-attention blocks; query and key norms span all heads."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward, linears
 
 SPEC = ModelSpec(
     transformer="WanTransformer3DModel",
@@ -10,8 +10,7 @@ SPEC = ModelSpec(
         **attention("blocks.*.attn1", norms="norm_across_heads"),
         **attention("blocks.*.attn2", norms="norm_across_heads"),
         # Only image-to-video models attend to image embeddings.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
+        **linears("blocks.*.attn2", "add_k_proj? add_v_proj?"),
         "blocks.*.attn2.norm_added_k?": "norm_across_heads",
         **feed_forward("blocks.*.ffn"),
     },
