@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.examples.pictures import PICTURES
+from ditmesh.cli.examples import EXAMPLES, PICTURES
 from ditmesh.cli.flags import given_flags
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
@@ -178,11 +177,11 @@ def choose_model(name: str, environment: Mapping[str, str]) -> tuple[Example | N
     """
     if Path(name).expanduser().is_dir():
         return None, name
-    for example in sorted(PICTURES, key=lambda example: example.name != name):
+    for example in sorted(PICTURES.values(), key=lambda example: example.name != name):
         if name in (example.name, example.model, example.model.rpartition("/")[2]):
             return example, environment.get(example.folder_variable or "") or example.model
     if "/" not in name:
-        short = [example.model.rpartition("/")[2] for example in PICTURES if example.folder_variable]
+        short = [example.model.rpartition("/")[2] for example in PICTURES.values() if example.folder_variable]
         raise ValueError(
             f"--model_name {name}: there is no such folder or short name; {suggest(name, dict.fromkeys(short))} "
             f"A model of the hub has an organisation in its name, as in black-forest-labs/FLUX.1-dev."
