@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from ditmesh.models.plans import self_and_cross
 from ditmesh.models.wan import SPEC as WAN
-from ditmesh.spec import Attention, Count, Gather, Split
+from ditmesh.spec import Count, Gather, Split
 
 _STREAMS = ("history", "image")
 
@@ -21,8 +22,5 @@ SPEC = replace(
         "norm_out": {"original_context_length": Count(), "temb": Split(1, stream=_STREAMS)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("HeliosAttnProcessor", _STREAMS),
-        "blocks.*.attn2": Attention("HeliosAttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "HeliosAttnProcessor", _STREAMS),
 )

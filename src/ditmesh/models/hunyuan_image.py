@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ditmesh.models.hunyuan_video import SPEC as HUNYUAN_VIDEO
-from ditmesh.models.plans import IMAGE_AND_TEXT
+from ditmesh.models.plans import IMAGE_AND_TEXT, joint_in_both
 from ditmesh.spec import Attention, Gather, Split
 
 SPEC = replace(
@@ -18,7 +18,6 @@ SPEC = replace(
     },
     attention={
         "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
-        "transformer_blocks.*.attn": Attention("HunyuanImageAttnProcessor", ("image", "text")),
-        "single_transformer_blocks.*.attn": Attention("HunyuanImageAttnProcessor", ("image", "text")),
+        **joint_in_both("HunyuanImageAttnProcessor", ("image", "text")),
     },
 )

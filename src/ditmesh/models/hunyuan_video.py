@@ -1,6 +1,6 @@
 """HunyuanVideo: double- then single-stream blocks; image-to-video may hold the first frame at timestep zero."""
 
-from ditmesh.models.plans import IMAGE_AND_TEXT, double_then_single
+from ditmesh.models.plans import IMAGE_AND_TEXT, double_then_single, joint_in_both
 from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split
 
 SPEC = ModelSpec(
@@ -22,7 +22,6 @@ SPEC = ModelSpec(
     },
     attention={
         "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
-        "transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
-        "single_transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
+        **joint_in_both("HunyuanVideoAttnProcessor2_0", ("image", "text")),
     },
 )

@@ -1,7 +1,7 @@
 """LongCat-Image: double- and single-stream blocks like FLUX.1."""
 
-from ditmesh.models.plans import double_then_single, tokens_and_positions
-from ditmesh.spec import Attention, Blocks, ModelSpec
+from ditmesh.models.plans import double_then_single, joint_in_both, tokens_and_positions
+from ditmesh.spec import Blocks, ModelSpec
 
 SPEC = ModelSpec(
     transformer="LongCatImageTransformer2DModel",
@@ -12,9 +12,6 @@ SPEC = ModelSpec(
     ),
     tp_plan=double_then_single(),
     cp_plan=tokens_and_positions(),
-    attention={
-        "transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
-        "single_transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
-    },
+    attention=joint_in_both("LongCatImageAttnProcessor", ("text", "image")),
     tokenwise="hidden_states",
 )

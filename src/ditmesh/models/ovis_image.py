@@ -1,7 +1,7 @@
 """Ovis-Image: double- and single-stream blocks like FLUX.1, with gated feed-forwards."""
 
-from ditmesh.models.plans import OF_THE_FIRST_SAMPLE, tokens_and_positions
-from ditmesh.spec import Attention, Blocks, Fused, Heads, ModelSpec, joint_attention, linears, packed_feed_forward
+from ditmesh.models.plans import OF_THE_FIRST_SAMPLE, joint_in_both, tokens_and_positions
+from ditmesh.spec import Blocks, Fused, Heads, ModelSpec, joint_attention, linears, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="OvisImageTransformer2DModel",
@@ -25,10 +25,7 @@ SPEC = ModelSpec(
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan=tokens_and_positions(),
-    attention={
-        "transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
-        "single_transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
-    },
+    attention=joint_in_both("OvisImageAttnProcessor", ("text", "image")),
     tokenwise="hidden_states",
     batch_dims=OF_THE_FIRST_SAMPLE,
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ditmesh.spec import Cut, Gather, Split, double_stream, single_stream
+from ditmesh.spec import Attention, Cut, Gather, Split, double_stream, single_stream
 
 IMAGE_AND_TEXT: dict[str | int, Cut] = {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")}
 OF_THE_FIRST_SAMPLE: dict[str, None] = {"img_ids": None, "txt_ids": None}  # positions that hold for all samples
@@ -19,3 +19,15 @@ def tokens_and_positions(**more: Cut) -> dict[str, Any]:
     """What is cut of a call that takes image and text as tokens, with their positions, and returns the image's."""
     positions = {"img_ids": Split(-2), "txt_ids": Split(-2, stream="text")}
     return {"": {**IMAGE_AND_TEXT, **positions, **more}, "proj_out": Gather(1)}
+
+
+def self_and_cross(path: str, processor: str, streams: tuple[str, ...] = ("image",)) -> dict[str, Attention]:
+    """Attention of the streams to themselves, then to text that every rank holds whole."""
+    return {f"{path}.attn1": Attention(processor, streams), f"{path}.attn2": Attention(processor)}
+
+
+def joint_in_both(processor: str, streams: tuple[str, ...]) -> dict[str, Attention]:
+    """Joint attention in double-stream and single-stream blocks."""
+    return dict.fromkeys(
+        ("transformer_blocks.*.attn", "single_transformer_blocks.*.attn"), Attention(processor, streams)
+    )

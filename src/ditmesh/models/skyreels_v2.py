@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from ditmesh.models.plans import self_and_cross
 from ditmesh.models.wan import SPEC as WAN
-from ditmesh.spec import Attention, Gather, Split
+from ditmesh.spec import Gather, Split
 
 SPEC = replace(
     WAN,
@@ -16,8 +17,5 @@ SPEC = replace(
         # The model then scales by a timestep a token that no module sees, so it needs every token here.
         "norm_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("SkyReelsV2AttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("SkyReelsV2AttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "SkyReelsV2AttnProcessor"),
 )

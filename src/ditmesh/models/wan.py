@@ -1,6 +1,7 @@
 """Wan 2.1 and 2.2: self- and cross-attention blocks; query and key norms span all heads."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward, linears
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Split, attention, feed_forward, linears
 
 SPEC = ModelSpec(
     transformer="WanTransformer3DModel",
@@ -20,8 +21,5 @@ SPEC = ModelSpec(
         "blocks.0": {"hidden_states": Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("WanAttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "WanAttnProcessor"),
 )

@@ -11,8 +11,8 @@ SPEC = ModelSpec(
         Blocks("blocks", between="hints are added"),
     ),
     tp_plan={
-        **WAN.tp_plan,
         **{f"vace_{name}": style for name, style in WAN.tp_plan.items()},
+        **WAN.tp_plan,
         "vace_blocks.*.proj_in?": "colwise_gather_output",
         "vace_blocks.*.proj_out": "colwise_gather_output",
     },
@@ -23,6 +23,6 @@ SPEC = ModelSpec(
         "blocks.0": {"hidden_states": Split(1)},
         "proj_out": Gather(1),
     },
-    attention={**WAN.attention, **{f"vace_{name}": fact for name, fact in WAN.attention.items()}},
+    attention={**{f"vace_{name}": fact for name, fact in WAN.attention.items()}, **WAN.attention},
     batch_dims={"control_hidden_states_scale": None},
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ditmesh.spec import ModelSpec, Refuse, Same, Split
 from ditmesh.upstream.dispatcher import keeps_samples_apart, processors
-from ditmesh.upstream.trees import tree_leaves
+from ditmesh.upstream.trees import tensors, tree_leaves
 
 OTHERWISE = "use these ranks otherwise: tp_size=2, or dp_size=2 for two pictures at once."
 
@@ -72,7 +72,7 @@ class Halves:
                 self._refuse(f"whose branches differ in {name}: {dim.why} Let them have the same, or")
             return first, second
         listed = isinstance(latents, list)
-        if isinstance(value, list) and len(value) == batch and (listed or not _has_tensors(value)):
+        if isinstance(value, list) and len(value) == batch and (listed or not tensors(value)):
             return value[: batch // 2], value[batch // 2 :]
         if isinstance(value, list | tuple):
             halves = [self.of(name, x, latents) for x in value]
@@ -97,7 +97,3 @@ class Halves:
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"cfg_size=2 cannot halve a batch of {self.title} {why} {OTHERWISE}")
-
-
-def _has_tensors(tree: Any) -> bool:
-    return any(isinstance(x, Tensor) for x in tree_leaves(tree))

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ditmesh.runtime.mesh import Axis
-from ditmesh.upstream.trees import tree_leaves, tree_map
+from ditmesh.upstream.trees import map_tensors, tensors, tree_leaves, tree_map
 
 FIRST, SECOND = 0, 1  # ranks, by the branch they run
 
@@ -44,10 +44,10 @@ class Source:
     def restate(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What says the same numbers in another way is deferred too. A copy is made again when they are there."""
         out, memory = func(*args, **kwargs), args[0].untyped_storage().data_ptr()
-        copies = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        copies = tensors(out)
         if any(x.untyped_storage().data_ptr() != memory for x in copies):
             self.copies.append(lambda: _refill(copies, func(*args, **kwargs)))
-        return tree_map(lambda x: Deferred.of(x, self), out)
+        return map_tensors(lambda x: Deferred.of(x, self), out)
 
     def _refill_copies(self) -> None:
         with torch._C.DisableTorchFunctionSubclass():
@@ -62,10 +62,8 @@ class Deferred(Tensor):
     source: Source
 
     @staticmethod
-    def of(x: Any, source: Source) -> Any:
-        """The same memory, deferred; what is no tensor stays what it is."""
-        if not isinstance(x, Tensor):
-            return x
+    def of(x: Tensor, source: Source) -> "Deferred":
+        """The same memory, deferred."""
         deferred = x.as_subclass(Deferred)
         deferred.source = source
         return deferred
@@ -97,7 +95,7 @@ def _is_plain(index: Any) -> bool:
 
 
 def _refill(copies: list[Tensor], now: Any) -> None:
-    for made, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
+    for made, x in zip(copies, tensors(now), strict=True):
         made.copy_(x)
 
 

@@ -4,7 +4,7 @@ import ast
 from typing import Any
 
 from ditmesh.cli.generate.options import Options
-from ditmesh.job.call import OURS, default_arguments, given
+from ditmesh.job.call import OURS, asked_arguments, default_arguments, given
 from ditmesh.job.example import Example
 
 
@@ -14,14 +14,8 @@ def call_arguments(options: Options, example: Example) -> tuple[dict[str, Any], 
     Raises:
         ValueError: something asked for contradicts something else.
     """
-    asked = given(
-        prompt=options.prompt,
-        negative_prompt=options.negative_prompt,
-        num_inference_steps=options.steps,
-        height=options.height,
-        width=options.width,
-        num_frames=options.num_frames,
-    ) | extra_arguments(options.extra_input_kwargs)
+    asked = asked_arguments(options) | given(num_inference_steps=options.steps)
+    asked |= extra_arguments(options.extra_input_kwargs)
     call = {**default_arguments(example), **asked}
     if example.rate_argument and options.fps:
         call[example.rate_argument] = options.fps

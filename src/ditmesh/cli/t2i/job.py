@@ -13,7 +13,7 @@ from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import Degrees, suggest
 from ditmesh.job.caching import choose_cache
-from ditmesh.job.call import default_arguments, given
+from ditmesh.job.call import asked_arguments, default_arguments, given
 from ditmesh.job.checks import check_facts, check_place
 from ditmesh.job.description import Flags, Job
 from ditmesh.job.example import Example
@@ -25,14 +25,8 @@ from ditmesh.runtime.world import World
 
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")
-FLAGS = Flags(
-    kernel="--attention_backend",
-    cache="cache_dit",
-    compile="compile",
-    cpu_offload="cpu_offload",
-    vae_tiling="vae_tiling",
-    vae_slicing="vae_slicing",
-)
+WORDS = {name: name for name in ("compile", "cpu_offload", "vae_tiling", "vae_slicing")}  # of --optimize
+FLAGS = Flags(kernel="--attention_backend", cache="cache_dit", **WORDS)
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,7 @@ def job_of(
     """The job that draws every picture, each with what its row says beside it."""
     if options.torch_dtype not in (None, *DTYPES):
         raise ValueError(f"--torch_dtype {options.torch_dtype} is none of {', '.join(DTYPES)}.")
-    asked = given(
-        negative_prompt=options.negative_prompt,
-        height=options.height,
-        width=options.width,
-        num_inference_steps=options.num_inference_steps,
-        guidance_scale=options.guidance_scale,
-        true_cfg_scale=options.true_cfg_scale,
-    )
+    asked = {name: value for name, value in asked_arguments(options).items() if name != "prompt"}
     check_numbers(given(num_images_per_prompt=options.num_images_per_prompt))
     call = {**default_arguments(example), **asked, "prompt": prompt}
     tuning, kernel, cached = choose_optimizations(options)

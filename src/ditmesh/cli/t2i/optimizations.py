@@ -1,5 +1,7 @@
 """What `--optimize` and its kin switch on, by the names users know; the others are refused by name, with why."""
 
+from dataclasses import asdict, fields
+
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
 from ditmesh.job.description import Tuning
@@ -30,19 +32,15 @@ def choose_optimizations(options: BatchOptions) -> tuple[Tuning, str | None, boo
     asked = [name.strip() for name in (options.optimize or "").split(",") if name.strip()]
     names = {_known(SYNONYMS.get(name, name), "--optimize") for name in asked}
     if options.cache_type is not None:
-        if SYNONYMS.get(options.cache_type, options.cache_type) not in ("cache_dit", *ABSENT):
+        cache = SYNONYMS.get(options.cache_type, options.cache_type)
+        if cache not in ("cache_dit", *ABSENT):
             raise ValueError(f"--cache_type {options.cache_type}: there is no such cache; use cache_dit.")
-        names.add(_known(SYNONYMS.get(options.cache_type, options.cache_type), "--cache_type"))
+        names.add(_known(cache, "--cache_type"))
+    names |= {name.removeprefix("enable_") for name, on in asdict(options).items() if name.startswith("enable_") and on}
     kernels = {*names} & {*KERNELS} | ({options.attention_backend} if options.attention_backend else set())
     if len(kernels) > 1:
         raise ValueError(f"{' and '.join(sorted(kernels))} are both attention kernels; name one of them.")
-    tuning = Tuning(
-        compile="compile" in names or options.enable_compile,
-        vae_slicing="vae_slicing" in names or options.enable_vae_slicing,
-        vae_tiling="vae_tiling" in names or options.enable_vae_tiling,
-        cpu_offload="cpu_offload" in names or options.enable_cpu_offload,
-        tf32="tf32" in names,
-    )
+    tuning = Tuning(**{f.name: f.name in names for f in fields(Tuning)})
     return tuning, next(iter(kernels), None), "cache_dit" in names
 
 
