@@ -125,21 +125,21 @@ class Guidance:
         whole = [all_gather(x, 0, [len(x)] * 2, self.mesh) if isinstance(x, Tensor) else x for x in leaves]
         return tree_unflatten(whole, form)
 
-    def _first(self, key: Any, bound: dict[str, Any]) -> Any:
+    def _first(self, key: object, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
         output = self._run_on(FIRST, key, bound)
         repeats = self.in_one_batch[key]
         pair = self.branches.pair = Pair(self.mesh, tensors(output), lambda: self._alone(repeats))
         return map_tensors(lambda x: Deferred.of(x, pair), output)
 
-    def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
+    def _second(self, pair: Pair, key: object, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
         output = self._run_on(SECOND, key, bound)
         pair.complete(tensors(output))
         self.branches.completed = True
         return output
 
-    def _run_on(self, rank: int, key: Any, bound: dict[str, Any]) -> Any:
+    def _run_on(self, rank: int, key: object, bound: dict[str, Any]) -> Any:
         """A branch on the rank that runs it, and room for it on the other one.
 
         Raises:
@@ -186,7 +186,7 @@ class Guidance:
             )
         logging.getLogger("ditmesh").info("a step of %s has one branch; its second rank waits", self.title)
 
-    def _count_repeats(self, latents: Any) -> int:
+    def _count_repeats(self, latents: object) -> int:
         """How many times a batch holds the same latents, for as many branches; the ranks decide it as one."""
         leaves = tensors(latents)
         if not leaves:

@@ -15,7 +15,7 @@ from ditmesh.upstream.trees import tensors, tree_leaves
 OTHERWISE = "use these ranks otherwise: tp_size=2, or dp_size=2 for two pictures at once."
 
 
-def count_repeats(latents: Any) -> int:
+def count_repeats(latents: object) -> int:
     """How many times a batch holds the same samples: 2 if its halves are equal, else 3 if its thirds are, else 1."""
     if not isinstance(latents, Tensor | list) or (isinstance(latents, Tensor) and not latents.ndim):
         return 1

@@ -197,7 +197,7 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
     if len(set(counts)) == 1:
         return {"num_key_value_groups": counts[0], "num_key_value_heads": len(counts)}
 
-    def repeat_heads(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def repeat_heads(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
         heads = zip(output.split(width, -1), counts, strict=True)
         return torch.cat([head for head, count in heads for _ in range(count)], -1)
 
@@ -205,7 +205,7 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
     return {"num_key_value_groups": 1, "num_key_value_heads": len(served_by)}
 
 
-def _set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> None:
+def _set_facts(module: nn.Module, facts: Mapping[str, object], undo: ExitStack) -> None:
     """Tell an instance what it holds now, where it keeps that fact."""
     missing = object()
     for fact, value in facts.items():

@@ -86,15 +86,15 @@ class Deferred(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(plain(self), memo)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> Any:
         return plain(self).__reduce_ex__(protocol)
 
 
-def _is_plain(index: Any) -> bool:
+def _is_plain(index: object) -> bool:
     return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
 
 
-def _refill(copies: list[Tensor], now: Any) -> None:
+def _refill(copies: list[Tensor], now: object) -> None:
     for made, x in zip(copies, tensors(now), strict=True):
         made.copy_(x)
 
@@ -142,7 +142,7 @@ class Later(Source):
         """The tensor to hand out."""
         return Deferred.of(self.memory, self)
 
-    def is_unread(self, x: Any) -> bool:
+    def is_unread(self, x: object) -> bool:
         """Whether ``x`` is the whole of this tensor, and nobody has asked for its numbers."""
         return isinstance(x, Deferred) and x.source is self and not self.settled and same(x, self.memory)
 
@@ -160,7 +160,7 @@ class Later(Source):
         self._refill_copies()
 
 
-def same(x: Any, y: Any) -> bool:
+def same(x: object, y: object) -> bool:
     """Whether two tensors are the same memory in the same form."""
     x, y = bare(x), bare(y)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and x.data_ptr() == y.data_ptr()):
@@ -168,7 +168,7 @@ def same(x: Any, y: Any) -> bool:
     return (x.shape, x.stride(), x.dtype, x.device) == (y.shape, y.stride(), y.dtype, y.device)
 
 
-def bare(x: Any) -> Any:
+def bare(x: object) -> Any:
     """The memory of a deferred tensor, whatever is in it."""
     if not isinstance(x, Deferred):
         return x
@@ -176,7 +176,7 @@ def bare(x: Any) -> Any:
         return x.as_subclass(Tensor)
 
 
-def plain(tree: Any) -> Any:
+def plain(tree: object) -> Any:
     """What was given, with the numbers of every deferred tensor in it."""
     deferred = [x for x in tree_leaves(tree) if isinstance(x, Deferred)]
     for x in deferred:

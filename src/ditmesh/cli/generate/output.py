@@ -45,7 +45,7 @@ def save(
 
 
 def _save_video(
-    frames: np.ndarray, path: Path, fps: int, sound: np.ndarray | None, rate: int, facts: Mapping[str, Any]
+    frames: np.ndarray, path: Path, fps: int, sound: np.ndarray | None, rate: int, facts: Mapping[str, object]
 ) -> None:
     # H.264 halves the colour's resolution, so it wants even sizes: the last row or column is repeated if need be.
     height, width = frames.shape[1:3]

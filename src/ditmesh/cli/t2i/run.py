@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,7 +27,7 @@ from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 
-def run(batch: Batch, job: Job, world: World, store: Any) -> int:
+def run(batch: Batch, job: Job, world: World, store: object) -> int:
     """Do the job on this rank; every rank of the world must.
 
     Args:

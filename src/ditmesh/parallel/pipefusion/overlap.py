@@ -170,11 +170,11 @@ class Overlap:
         result = self.stock(**given)
         return result if shown is None else self._watch(*shown, given, result)
 
-    def _takes(self, given: dict[str, Any], latents: Any) -> bool:
+    def _takes(self, given: dict[str, Any], latents: object) -> bool:
         """Whether the scheduler steps the latents that the transformer was given, and each token by itself."""
         return same(given.get("sample"), latents) and is_tokenwise(self.scheduler, given)
 
-    def _watch(self, step: Step, output: Any, given: dict[str, Any], result: Any) -> Any:
+    def _watch(self, step: Step, output: object, given: dict[str, Any], result: object) -> Any:
         """Remember the route of a step, and find out whether somebody reads the latents it made."""
         latents, made, stepped = step.kwargs[self.argument], tensors(output), tensors(result)
         if self._is_over() or not self._takes(given, latents) or not len(made) == len(stepped) == 1:
@@ -231,7 +231,7 @@ def _is_lost(later: Later) -> None:
 
 
 def apply_overlap(
-    pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
+    pipe: object, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
 ) -> None:
     """Let stages overlap across steps where the sheet and the scheduler allow it, and a request takes that route.
 

@@ -51,6 +51,6 @@ def flags(given: dict[str, Any]) -> dict[str, bool]:
     return {name: x for name, x in given.items() if isinstance(x, bool)}
 
 
-def instead(token: Tensor, x: Tensor, tree: Any) -> Any:
+def instead(token: Tensor, x: Tensor, tree: object) -> Any:
     """What a call returns, with another tensor."""
     return tree_map(lambda leaf: x if leaf is token else leaf, tree)

@@ -180,10 +180,12 @@ def _share_tensors(module: nn.Module, fact: PerHead, mesh: Axis, undo: ExitStack
     def cut(x: Tensor) -> Tensor:
         return shard(x, fact.dims[x.ndim], mesh)
 
-    def share_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def share_output(module: nn.Module, args: tuple[object, ...], output: object) -> Any:
         return map_tensors(cut, output)
 
-    def share_argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def share_argument(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
         return (), bound | {fact.argument: map_tensors(cut, bound.get(fact.argument))}  # views: writes reach the caller
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ def gather_outputs(shard: Shard) -> Callable[..., Tensor]:
     """A hook that puts the outputs of all ranks together."""
     sizes = shard_sizes(shard.length, shard.mesh.size())
 
-    def gather_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def gather_output(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
         return all_gather(output, -1, sizes, shard.mesh).contiguous()  # as a linear's output is
 
     return gather_output
@@ -40,7 +39,7 @@ def gather_outputs(shard: Shard) -> Callable[..., Tensor]:
 def sum_outputs(mesh: Axis) -> Callable[..., Tensor]:
     """A hook that adds the outputs of all ranks up."""
 
-    def reduce_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def reduce_output(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
         return all_reduce(output, mesh)
 
     return reduce_output
