@@ -191,24 +191,13 @@ def _dispatch(processor: Any) -> Callable[..., Tensor]:
 
     samples = itertools.count()  # of the calls in one call of the processor
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         backend, layer = processor._ditmesh_route
         sample = next(samples)
         if layer is not None and sample:
             layer = replace(layer, sample=sample)
-        return dispatch_attention_fn(
-            q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=backend, parallel_config=layer
-        ).transpose(1, 2)
+        return dispatch_attention_fn(q, k, v, *args, backend=backend, parallel_config=layer, **kwargs).transpose(1, 2)
 
     return attend
 
