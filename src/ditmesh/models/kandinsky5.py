@@ -1,9 +1,9 @@
 """Kandinsky 5: text blocks that every rank runs whole, then video blocks with cross-attention to the text."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, linears
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, Style, linears
 
 
-def _attention(path: str) -> dict[str, str | Heads]:
+def _attention(path: str) -> dict[str, Style]:
     return {path: Heads(("num_heads",)), **linears(path, "to_query to_key to_value", "out_layer")}
 
 

@@ -1,15 +1,15 @@
 """Kandinsky 6: blocks of a video and an audio stream, which attend to themselves, to text and to each other."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, feed_forward, linears
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, Style, feed_forward, linears
 
 _PROCESSOR = "Kandinsky6AttnProcessor"
 
 
-def _attention(path: str) -> dict[str, str | Heads]:
+def _attention(path: str) -> dict[str, Style]:
     return {path: Heads(("num_heads",)), **linears(path, "to_query to_key to_value", "out_layer")}
 
 
-def _half(path: str) -> dict[str, str | Heads]:
+def _half(path: str) -> dict[str, Style]:
     return {
         f"{path}.visual_modulation.out_layer": "colwise_gather_output",
         **_attention(f"{path}.self_attention"),

@@ -16,10 +16,7 @@ SPEC = ModelSpec(
         "final_layer.adaLN_modulation.1": "colwise_gather_output",
     },
     cp_plan={
-        "": {
-            "encoder_hidden_states": Split(1, stream="text"),
-            "attention_mask": Split(1, stream="text", mask=True),
-        },
+        "": {"encoder_hidden_states": Split(1, stream="text"), "attention_mask": Split(1, stream="text", mask=True)},
         "img_in": {0: Split(1)},
         "pe_embedder": {0: Split(2)},
         "final_layer": Gather(1),

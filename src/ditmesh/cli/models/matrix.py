@@ -7,9 +7,22 @@ from typing import Any
 
 from ditmesh.config.words import either
 from ditmesh.models import AUTOENCODERS, CONTROLNETS, SPECS, TEXT_ENCODERS
-from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded, Split
+from ditmesh.spec import (
+    Attention,
+    Count,
+    Cut,
+    Fused,
+    Gather,
+    Heads,
+    Length,
+    ModelSpec,
+    PerHead,
+    Refuse,
+    Sharded,
+    Split,
+    Style,
+)
 
-Style = str | Fused | Heads | PerHead | Sharded
 Cell = tuple[str, ...]  # the lines of it
 
 

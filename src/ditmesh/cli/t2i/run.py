@@ -61,15 +61,14 @@ def others(world: World) -> list[int]:
 
 
 def order_of(batch: Batch, job: Job, dtype: torch.dtype) -> Order:
-    options, takes = batch.options, taken_arguments(job)
+    options = batch.options
     recipe = Recipe(
         call={name: value for name, value in job.call.items() if name != "prompt"},
         seed=job.seed,
         images=options.num_images_per_prompt or 1,
-        takes=takes,
+        takes=taken_arguments(job),
         title=job.example.pipeline,
         made_by=f"{job.model} {dtype}{lossy(job)}",
-        defaults=takes,
         two_branches=job.layout.cfg_size > 1,
         smallest_side=job.facts.smallest_side,
     )

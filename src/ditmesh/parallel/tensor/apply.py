@@ -17,7 +17,7 @@ from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_output
 from ditmesh.runtime.collectives import all_reduce, shard
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard
-from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
+from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded, Style
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
 from ditmesh.upstream.modules import (
     argument_names,
@@ -32,8 +32,6 @@ from ditmesh.upstream.modules import (
 )
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.trees import map_tensors
-
-Style = str | Fused | Heads | PerHead | Sharded
 
 
 class NormAcrossHeads(nn.RMSNorm):

@@ -61,11 +61,7 @@ def cut_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
 
 
 def keep_part(
-    module: nn.Module,
-    name: str,
-    cut: Callable[[Tensor], Tensor],
-    restore: Callable[[Tensor], Tensor],
-    undo: ExitStack,
+    module: nn.Module, name: str, cut: Callable[[Tensor], Tensor], restore: Callable[[Tensor], Tensor], undo: ExitStack
 ) -> None:
     """Keep a part of a parameter; ``restore`` makes the whole of the parts of all ranks, for saving and in the end."""
 
