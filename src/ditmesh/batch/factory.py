@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -116,7 +115,7 @@ def _next(mine: Iterator[list[Picture]] | None, work: WorkList) -> Sequence[Pict
     return batch
 
 
-def _deliver(order: Order, picture: Picture, result: np.ndarray | Failed, seconds: float) -> dict[str, Any]:
+def _deliver(order: Order, picture: Picture, result: np.ndarray | Failed, seconds: float) -> dict[str, object]:
     """Write a picture; what is to be entered for it."""
     what = {"index": picture.index, "image": picture.image, "line": picture.line, "file": picture.file}
     if isinstance(result, Failed):

@@ -5,13 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 UNFINISHED = ".unfinished"
 KEPT = "The finished pictures are kept: free some space, and the same command goes on from there."
 
 
-def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+def write(folder: Path, name: str, data: bytes) -> dict[str, object]:
     """Write a file into a folder, where it appears when it is complete; what it holds, for the manifest.
 
     Raises:

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +17,7 @@ JPEG_COMMENT = 65000  # bytes, at most
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
 
 
-def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, Any]:
+def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, object]:
     """What a picture of this call and seed was made from; enough to draw it again."""
     takes = job.example.images
     opened = (takes.image, takes.mask) if takes else ()

@@ -3,7 +3,7 @@
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def models(
         print_model(console, found, facts_of(found, default_config(found) if sheet_of(found) else None))
 
 
-def default_config(name: str) -> dict[str, Any]:
+def default_config(name: str) -> dict[str, object]:
     """The configuration of a class of diffusers that is made without saying anything."""
     from ditmesh.job.classes import diffusers_class  # with it comes torch
 
