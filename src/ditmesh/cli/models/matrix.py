@@ -25,7 +25,16 @@ from ditmesh.spec import (
 
 Cell = tuple[str, ...]  # the lines of it
 
-
+STYLES: Mapping[str | type, str] = {
+    Sharded: "a rank keeps a share of its parameters, and the outputs are summed",
+    PerHead: "a rank keeps what its heads read",
+    Heads: "a rank counts its own heads",
+    "heads": "a rank counts its own heads",
+    "colwise": "a rank keeps its outputs",
+    "colwise_gather_output": "a rank keeps its outputs, which are gathered",
+    "rowwise": "a rank keeps its inputs, and the outputs are summed",
+    "norm_across_heads": "a rank keeps its heads, and the mean square crosses ranks",
+}
 # Every kind of module that has sheets: its title, what the columns say, and the sheets by class.
 SHEETS: tuple[tuple[str, str, Mapping[str, ModelSpec]], ...] = (
     (
@@ -198,18 +207,7 @@ def _by_style(plan: Mapping[str, Style]) -> dict[str, list[str]]:
 def _style(style: Style) -> str:
     if isinstance(style, Fused):
         return f"{_style(style.style)}, part by part of [{' | '.join(style.parts)}]"
-    if isinstance(style, Sharded):
-        return "a rank keeps a share of its parameters, and the outputs are summed"
-    if isinstance(style, PerHead):
-        return "a rank keeps what its heads read"
-    if isinstance(style, Heads) or style == "heads":
-        return "a rank counts its own heads"
-    return {
-        "colwise": "a rank keeps its outputs",
-        "colwise_gather_output": "a rank keeps its outputs, which are gathered",
-        "rowwise": "a rank keeps its inputs, and the outputs are summed",
-        "norm_across_heads": "a rank keeps its heads, and the mean square crosses ranks",
-    }[style]
+    return STYLES[style if isinstance(style, str) else type(style)]
 
 
 def _by_parent(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
