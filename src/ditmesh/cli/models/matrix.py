@@ -7,21 +7,7 @@ from typing import Any
 
 from ditmesh.config.words import either
 from ditmesh.models import AUTOENCODERS, CONTROLNETS, SPECS, TEXT_ENCODERS
-from ditmesh.spec import (
-    Attention,
-    Count,
-    Cut,
-    Fused,
-    Gather,
-    Heads,
-    Length,
-    ModelSpec,
-    PerHead,
-    Refuse,
-    Sharded,
-    Split,
-    Style,
-)
+from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded, Split
 
 Cell = tuple[str, ...]  # the lines of it
 
@@ -197,14 +183,14 @@ def _head_facts(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[tuple[st
     yield "ring_size", "any"
 
 
-def _by_style(plan: Mapping[str, Style]) -> dict[str, list[str]]:
+def _by_style(plan: Mapping[str, object]) -> dict[str, list[str]]:
     styles: dict[str, list[str]] = {}
     for name, style in plan.items():
         styles.setdefault(_style(style), []).append(name)
     return styles
 
 
-def _style(style: Style) -> str:
+def _style(style: object) -> str:
     if isinstance(style, Fused):
         return f"{_style(style.style)}, part by part of [{' | '.join(style.parts)}]"
     return STYLES[style if isinstance(style, str) else type(style)]
