@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.cli.check_model.parity import SHAPES, InFloat64, Inputs, forward, randomize, relative_error
-from ditmesh.upstream.counting import CommunicationCounter
 from tests.cases import CASES, variants
+from tests.counting import CommunicationCounter
 
 __all__ = ["SHAPES", "InFloat64", "Inputs", "build", "communication", "forward", "parallel", "relative_error", "serial"]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ditmesh.config import ParallelismConfig
+from ditmesh.config.words import either
 from ditmesh.sheets import spec_of
 from ditmesh.spec import ModelSpec
 
@@ -27,7 +28,7 @@ def check_layout(
     for key, values in spec.covers.items():
         if config.get(key, values[0]) not in values:
             raise ValueError(
-                f"{spec.title}: the fact sheet covers {key} {_either([repr(value) for value in values])}, and this "
+                f"{spec.title}: the fact sheet covers {key} {either(map(repr, values))}, and this "
                 f"model has {config[key]!r}; run it on one device."
             )
     _check_heads(parallelism, spec.title, spec.count_heads(config))
@@ -102,7 +103,7 @@ def _check_heads(parallelism: ParallelismConfig, title: str, heads: int) -> None
         divisors = [str(size) for size in range(1, heads + 1) if heads % size == 0]
         raise ValueError(
             f"tp_size={tp} does not divide {title}'s {heads} attention heads; "
-            f"use {_either(divisors)}, or cut the sequence instead: ring_size={tp}."
+            f"use {either(divisors)}, or cut the sequence instead: ring_size={tp}."
         )
     if ulysses > heads // tp:
         left = f"{heads // tp} attention heads" + (f" that tp_size={tp} leaves a rank" if tp > 1 else "")
@@ -110,7 +111,3 @@ def _check_heads(parallelism: ParallelismConfig, title: str, heads: int) -> None
             f"ulysses_size={ulysses} is more than {title}'s {left}; "
             f"use at most {heads // tp}, or pass keys and values around instead: ring_size={ulysses}."
         )
-
-
-def _either(choices: list[str]) -> str:
-    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"

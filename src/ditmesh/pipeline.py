@@ -20,7 +20,7 @@ from ditmesh.upstream.modules import unwrapped
 Models = list[tuple[Any, ModelSpec]]
 
 
-def unpack(pipe_or_adapter: Any) -> tuple[Any, Models]:
+def unpack(pipe_or_adapter: object) -> tuple[Any, Models]:
     """The pipeline, or the transformer that is called by itself; and the transformers, in a fixed order.
 
     Raises:
@@ -51,7 +51,7 @@ def distinct(models: Iterable[tuple[Any, ModelSpec]]) -> Models:
     return list({id(model): (model, spec) for model, spec in models}.values())
 
 
-def extra_modules(pipe: Any, parallelism: ParallelismConfig, transformers: Models) -> list[nn.Module]:
+def extra_modules(pipe: object, parallelism: ParallelismConfig, transformers: Models) -> list[nn.Module]:
     """The modules to share beside the transformers, each once.
 
     Raises:
@@ -76,7 +76,7 @@ def controlnets(module: nn.Module) -> Models:
     return found if len(found) == len(nets) else []
 
 
-def _sheet(module: Any) -> ModelSpec | None:
+def _sheet(module: object) -> ModelSpec | None:
     return find_sheet(type(module).__name__)
 
 
@@ -89,7 +89,7 @@ def _is_autoencoder(module: nn.Module) -> bool:
     return bool({"encoder", "decoder"} & set(dict(module.named_children())))
 
 
-def _component(pipe: Any, module: Any) -> nn.Module:
+def _component(pipe: object, module: object) -> nn.Module:
     """A module of the pipeline given by itself or by its name."""
     named = components(pipe)
     found = named.get(module) if isinstance(module, str) else unwrapped(module)

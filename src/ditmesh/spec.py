@@ -149,6 +149,7 @@ class Gather:
     stream: str | tuple[str, ...] = "image"
 
 
+Style = str | Fused | Heads | PerHead | Sharded
 # A tuple has a cut for each of the values of a tuple.
 Cut = Split | Gather | Count | Length | Refuse | tuple[Split, ...]
 
@@ -210,7 +211,7 @@ class ModelSpec:
     transformer: str
     title: str
     blocks: tuple[Blocks, ...]
-    tp_plan: Mapping[str, str | Fused | Heads | PerHead | Sharded]
+    tp_plan: Mapping[str, Style]
     cp_plan: Mapping[str, Cut | Mapping[str | int, Cut]]
     attention: Mapping[str, Attention]
     replicated: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -242,46 +243,55 @@ class ModelSpec:
 # variants of the model have it.
 
 
-def projections(path: str, optional: str = "") -> dict[str, Any]:
+def linears(path: str, inward: str, outward: str = "", optional: str = "") -> dict[str, Any]:
+    """The linears of a module, by spaces: a rank keeps its outputs of the inward ones, its inputs of the outward."""
+    plan = dict.fromkeys(inward.split(), "colwise") | dict.fromkeys(outward.split(), "rowwise")
+    return {f"{path}.{name}{optional}": style for name, style in plan.items()}
+
+
+def projections(path: str, optional: str = "") -> dict[str, Style]:
     """An attention's projections in and out, where it works its number of heads out of them."""
-    plan = dict.fromkeys((f"{path}.to_q", f"{path}.to_k", f"{path}.to_v"), "colwise") | {f"{path}.to_out.0": "rowwise"}
-    return {f"{name}{optional}": style for name, style in plan.items()}
+    return linears(path, "to_q to_k to_v", "to_out.0", optional)
 
 
-def added_projections(path: str, optional: str = "") -> dict[str, Any]:
+def added_projections(path: str, optional: str = "") -> dict[str, Style]:
     """The projections of a second stream that shares an attention."""
-    plan = dict.fromkeys((f"{path}.add_q_proj", f"{path}.add_k_proj", f"{path}.add_v_proj"), "colwise")
-    return {f"{name}{optional}": style for name, style in (plan | {f"{path}.to_add_out": "rowwise"}).items()}
+    return linears(path, "add_q_proj add_k_proj add_v_proj", "to_add_out", optional)
 
 
-def attention(path: str, optional: str = "", norms: str = "") -> dict[str, Any]:
+def attention(path: str, optional: str = "", norms: str = "") -> dict[str, Style]:
     """An attention that counts its heads, and the style of its norms of queries and keys if they span all heads."""
     plan = {f"{path}{optional}": "heads", **projections(path, optional)}
     return plan | (dict.fromkeys((f"{path}.norm_q{optional}", f"{path}.norm_k{optional}"), norms) if norms else {})
 
 
-def joint_attention(path: str) -> dict[str, Any]:
+def joint_attention(path: str) -> dict[str, Style]:
     """An attention of two streams, each with its own projections."""
     return attention(path) | added_projections(path)
 
 
-def single_stream(path: str) -> dict[str, Any]:
+def single_stream(path: str) -> dict[str, Style]:
     """A block whose attention and MLP run side by side and are joined by one projection."""
-    inward = (f"{path}.attn.to_q", f"{path}.attn.to_k", f"{path}.attn.to_v", f"{path}.proj_mlp")
-    return dict.fromkeys(inward, "colwise") | {f"{path}.proj_out": Fused("rowwise", ("heads", "rest"))}
+    inward = linears(path, "attn.to_q attn.to_k attn.to_v proj_mlp")
+    return inward | {f"{path}.proj_out": Fused("rowwise", ("heads", "rest"))}
 
 
-def feed_forward(path: str, optional: str = "") -> dict[str, Any]:
+def feed_forward(path: str, optional: str = "") -> dict[str, Style]:
     """diffusers' own feed-forward, with an activation that is not gated."""
-    return {f"{path}.net.0.proj{optional}": "colwise", f"{path}.net.2{optional}": "rowwise"}
+    return linears(path, "net.0.proj", "net.2", optional)
 
 
-def gated_feed_forward(path: str, optional: str = "") -> dict[str, Any]:
+def packed_feed_forward(path: str, inward: str = "net.0.proj", outward: str = "net.2") -> dict[str, Style]:
+    """A gated feed-forward whose first linear packs gate and value, in whichever order."""
+    return {f"{path}.{inward}": Fused("colwise", ("rest", "rest")), f"{path}.{outward}": "rowwise"}
+
+
+def gated_feed_forward(path: str, optional: str = "") -> dict[str, Style]:
     """A gated feed-forward of three linears."""
-    return {f"{path}.w1{optional}": "colwise", f"{path}.w3{optional}": "colwise", f"{path}.w2{optional}": "rowwise"}
+    return linears(path, "w1 w3", "w2", optional)
 
 
-def double_stream(path: str) -> dict[str, Any]:
+def double_stream(path: str) -> dict[str, Style]:
     """A block of two streams that share an attention; each has a modulation and a feed-forward of its own."""
     modulations = dict.fromkeys((f"{path}.norm1.linear", f"{path}.norm1_context.linear"), "colwise_gather_output")
     plan = modulations | joint_attention(f"{path}.attn")

@@ -60,7 +60,7 @@ def test_the_pictures_of_a_row_are_numbered_and_take_what_the_row_says(tmp_path)
     assert [x.file for x in (a, b, c)] == ["d/a_00.jpg", "d/a_01.jpg", "000001.png"]
     assert (a.call, c.call) == ({"height": 8, "width": 32}, {"height": 64, "width": 32})
     assert (a.noise_seed, a.seed, c.seed) == (5, 5, 1)
-    taking = Recipe(takes=("prompt",), title="XPipeline")
+    taking = Recipe(takes={"prompt": None}, title="XPipeline")
     assert [x.why for x in all_pictures(check_rows(read_rows(path)), taking) if isinstance(x, BadRow)] == [
         "a XPipeline takes no height"
     ]

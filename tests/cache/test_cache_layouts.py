@@ -7,9 +7,9 @@ import torch
 
 import ditmesh
 from ditmesh import DMDCalibratorConfig, ParallelismConfig
-from ditmesh.upstream.counting import CommunicationCounter
 from tests.cache.caching import build_deep, cached, config, oracle, run
 from tests.cases import float32_inside
+from tests.counting import CommunicationCounter
 from tests.ranks import Ranks
 from tests.transformers import SHAPES, forward, relative_error
 

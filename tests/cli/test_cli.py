@@ -10,8 +10,7 @@ import pytest
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import ABSENT, EXAMPLES, find_example, for_pipeline
-from ditmesh.cli.generate.call import call_arguments
-from ditmesh.cli.generate.job import describe_job
+from ditmesh.cli.generate.job import call_arguments, describe_job
 from ditmesh.cli.generate.layout import choose_layout
 from ditmesh.cli.generate.options import Options
 from ditmesh.runtime.world import World

@@ -14,8 +14,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 import ditmesh
-from ditmesh.upstream.counting import CommunicationCounter
 from ditmesh.upstream.deferred import Deferred
+from tests.counting import CommunicationCounter
 from tests.parallel.pipefusion import ORACLES, Oracle, config, deep
 from tests.transformers import InFloat64, Inputs, forward
 

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_map
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.models import SPECS
-from ditmesh.upstream.counting import CommunicationCounter
 from ditmesh.upstream.modules import expand
+from tests.counting import CommunicationCounter
 from tests.transformers import Inputs, build, forward
 
 ODD = (2, (3, 5), 7, False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ditmesh
 from ditmesh.models import SPECS
-from ditmesh.upstream.counting import CommunicationCounter
+from tests.counting import CommunicationCounter
 from tests.parallel.overlap import Pipe, given
 from tests.parallel.pipefusion import Oracle, config, deep, loop
 from tests.tiny.parts import autoencoder_kl

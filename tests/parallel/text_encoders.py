@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
-from ditmesh.upstream.counting import CommunicationCounter
+from tests.counting import CommunicationCounter
 
 VOCABULARY, HEAD_DIM, INNER, LAYERS, IMAGE_TOKEN = 101, 8, 44, 2, 7
 

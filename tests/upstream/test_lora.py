@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.upstream.counting import CommunicationCounter
 from tests.api.test_api import state
+from tests.counting import CommunicationCounter
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs, tiny_path
 from tests.transformers import SHAPES, build, forward, relative_error

@@ -18,7 +18,7 @@ from PIL import Image
 
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
-from ditmesh.upstream.counting import CommunicationCounter
+from tests.counting import CommunicationCounter
 from tests.ranks import Ranks
 
 PICTURE = Image.linear_gradient("L").convert("RGB").resize((48, 32))

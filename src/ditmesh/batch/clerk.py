@@ -20,7 +20,7 @@ from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Picture, Recipe
 from ditmesh.batch.rows import BadRow
 from ditmesh.batch.work_list import Reports
-from ditmesh.batch.writer import cannot_write
+from ditmesh.batch.writer import telling
 from ditmesh.runtime.terminal import shown
 
 FAILURES = "failures.jsonl"
@@ -134,11 +134,8 @@ class Clerk:
             self.tally.drawn += 1
 
     def _tell(self, record: dict[str, Any], text: str) -> None:
-        try:
-            with self._failures.open("a") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise cannot_write(self._failures, error) from error
+        with telling(self._failures), self._failures.open("a") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._told += 1
         if self._told <= SHOWN:
             self._console.print(f"[red]failed:[/] {escape(shown(text))}", soft_wrap=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ class Failed:
     why: str
 
 
-def draw(pipe: Any, pictures: Sequence[Picture]) -> list[np.ndarray]:
+def draw(pipe: object, pictures: Sequence[Picture]) -> list[np.ndarray]:
     """Call the pipeline once; [height, width, channels] in [0, 1] for each picture."""
     call = given(**pictures[0].call) | {"prompt": pictures[0].prompt}
     if len(pictures) > 1:
@@ -40,7 +39,7 @@ def draw(pipe: Any, pictures: Sequence[Picture]) -> list[np.ndarray]:
     return list(images)
 
 
-def draw_together(pipe: Any, pictures: Sequence[Picture], work: WorkList) -> list[np.ndarray | Failed]:
+def draw_together(pipe: object, pictures: Sequence[Picture], work: WorkList) -> list[np.ndarray | Failed]:
     """Draw on every rank of the replica, and go on only if it went the same way on all of them.
 
     Returns:

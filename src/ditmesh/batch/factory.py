@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -55,7 +54,7 @@ def prepare_folder(order: Order, work: WorkList) -> Manifest:
     return manifest
 
 
-def keep_books(order: Order, work: WorkList, pipe: Any, manifest: Manifest, console: Console) -> Tally:
+def keep_books(order: Order, work: WorkList, pipe: object, manifest: Manifest, console: Console) -> Tally:
     """Draw on rank 0, and beside it keep the books of the whole job; ends when every replica has ended."""
     finished = _finished(work)
     with Clerk(manifest, work.own_line(), order.job.layout.dp_size, console) as clerk:
@@ -66,7 +65,7 @@ def keep_books(order: Order, work: WorkList, pipe: Any, manifest: Manifest, cons
     return tally
 
 
-def draw_all(order: Order, work: WorkList, pipe: Any, check: Callable[[], None] = lambda: None) -> None:
+def draw_all(order: Order, work: WorkList, pipe: object, check: Callable[[], None] = lambda: None) -> None:
     """Draw with the other ranks of this replica until the list is empty; ``check`` is called in between."""
     mine = _batches_of(order, work) if work.place.leads else None
     while True:
@@ -116,7 +115,7 @@ def _next(mine: Iterator[list[Picture]] | None, work: WorkList) -> Sequence[Pict
     return batch
 
 
-def _deliver(order: Order, picture: Picture, result: np.ndarray | Failed, seconds: float) -> dict[str, Any]:
+def _deliver(order: Order, picture: Picture, result: np.ndarray | Failed, seconds: float) -> dict[str, object]:
     """Write a picture; what is to be entered for it."""
     what = {"index": picture.index, "image": picture.image, "line": picture.line, "file": picture.file}
     if isinstance(result, Failed):

@@ -84,7 +84,7 @@ def _read_jsonl(path: Path) -> Iterator[RawRow]:
             yield _as_row(number, value)
 
 
-def _as_row(number: int, value: Any) -> RawRow:
+def _as_row(number: int, value: object) -> RawRow:
     if isinstance(value, str):
         return RawRow(number, {"prompt": value})
     if isinstance(value, dict):
@@ -215,7 +215,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         raise ValueError(f"{path} is no Parquet file that can be read: {' '.join(str(error).split())}") from error
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 

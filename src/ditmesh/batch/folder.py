@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ditmesh.batch.work_list import WorkList
-from ditmesh.batch.writer import UNFINISHED, cannot_write
+from ditmesh.batch.writer import UNFINISHED, telling
 
 MARK, SEEN = "mark", "seen"
 PATIENCE = 15  # seconds that shared storage may take to show a new file
@@ -25,10 +25,8 @@ def shared_folder(folder: Path, work: WorkList, rank: int, others: Sequence[int]
     """
     if rank == 0 and others:
         mark = folder / f".{secrets.token_hex(8)}{UNFINISHED}"
-        try:
+        with telling(mark):
             mark.touch()
-        except OSError as error:
-            raise cannot_write(mark, error) from error
         work.publish(MARK, mark.name.encode())
         yield
         for other in others:

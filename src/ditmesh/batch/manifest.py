@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ditmesh.batch.writer import UNFINISHED, cannot_write
+from ditmesh.batch.writer import UNFINISHED, telling
 
 NAME = "manifest.jsonl"
 Record = dict[str, Any]
@@ -50,38 +50,29 @@ class Manifest:
             the identities of the pictures kept, sorted.
         """
         kept = []
-        try:
-            with self._replaced() as file:
-                for _, record in records(self.path) if resume else ():
-                    if self._is_there(record):
-                        kept.append(int(record["identity"], 16))
-                        file.write(_line(record))
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with telling(self.path), self._replaced() as file:
+            for _, record in records(self.path) if resume else ():
+                if self._is_there(record):
+                    kept.append(int(record["identity"], 16))
+                    file.write(_line(record))
         return np.unique(np.array(kept, dtype=np.uint64))
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk when this returns."""
-        try:
-            with self.path.open("ab") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with telling(self.path), self.path.open("ab") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
 
     def finish(self) -> None:
         """Bring the records into the order of the rows; of those for one file the last one stays."""
         places = {}
         for place, record in records(self.path):
             places[record["file"]] = (record["index"], record["image"], place)
-        try:
-            with self._replaced() as file, self.path.open("rb") as source:
-                for *_, place in sorted(places.values()):
-                    source.seek(place)
-                    file.write(source.readline())
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with telling(self.path), self._replaced() as file, self.path.open("rb") as source:
+            for *_, place in sorted(places.values()):
+                source.seek(place)
+                file.write(source.readline())
 
     def _is_there(self, record: Record) -> bool:
         try:

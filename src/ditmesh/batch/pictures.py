@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +56,9 @@ class Recipe:
 
     Attributes:
         call: arguments of the pipeline's call, where a row says nothing.
-        takes: the names of the arguments that the pipeline's call takes.
+        takes: the arguments that the pipeline's call takes, and what they are where nobody says anything.
         title: of the pipeline.
         made_by: the model and its number format: a picture by another one is another picture.
-        defaults: what the pipeline's call takes where nobody says anything.
         two_branches: whether every row has to have a second branch of guidance.
         smallest_side: the pixels that become one token of the model.
     """
@@ -67,10 +66,9 @@ class Recipe:
     call: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     images: int = 1
-    takes: Container[str] = CALL
+    takes: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(CALL))
     title: str = "pipeline"
     made_by: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
     two_branches: bool = False
     smallest_side: int = 1
 
@@ -88,7 +86,7 @@ class Recipe:
         call = {**self.call, **asked}
         check_numbers(call, self.smallest_side)
         if self.two_branches:
-            check_two_branches({**self.defaults, **call}, self.takes, self.title)
+            check_two_branches({**self.takes, **call}, self.takes, self.title)
         count = self.images if row.num_images_per_prompt is None else row.num_images_per_prompt
         seed = self.seed if row.seed is None else row.seed
         return [

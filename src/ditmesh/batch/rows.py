@@ -18,13 +18,13 @@ NUMBERED = re.compile(r"\d+(_\d+)?\.\w+")
 NEARLY = 0.8  # how alike a column's name is to one of ours before it counts as a slip of the pen
 
 
-def _no_switch(value: Any) -> Any:
+def _no_switch(value: object) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number is expected, not true or false")
     return value
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> Any:
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("it is no UTF-8")
     return value
@@ -127,7 +127,7 @@ def check_rows(raw_rows: Iterable[RawRow]) -> Iterator[GoodRow | BadRow]:
             yield GoodRow(place if row.index is None else row.index, raw.line, row)
 
 
-def _parse(values: Mapping[str, Any]) -> Row:
+def _parse(values: Mapping[str, object]) -> Row:
     for name in values:
         if name not in NAMES and (close := nearly(name)):
             raise ValueError(f"there is no column {name!r}; did you mean {close!r}?")

@@ -2,15 +2,15 @@
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 UNFINISHED = ".unfinished"
 KEPT = "The finished pictures are kept: free some space, and the same command goes on from there."
 
 
-def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+def write(folder: Path, name: str, data: bytes) -> dict[str, object]:
     """Write a file into a folder, where it appears when it is complete; what it holds, for the manifest.
 
     Raises:
@@ -18,7 +18,7 @@ def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
     """
     path = folder / name
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
+    with telling(path):
         if not path.parent.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} would lie outside {folder}, by a link; remove the link.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +32,16 @@ def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
     return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def cannot_write(path: Path, error: OSError) -> ValueError:
-    """What a full disk, or one that may not be written, is told as."""
-    return ValueError(f"cannot write {path}: {error.strerror or error}. {KEPT}")
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Tell of a full disk, or one that may not be written, in words for a reader."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}. {KEPT}") from error
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -72,7 +72,7 @@ def _by_transformer(modifiers: Modifiers, count: int) -> list[Sequence[ParamsMod
     return [entry if own else [entry] for entry, own in zip(modifiers, nested, strict=True)]
 
 
-def summary(pipe_or_adapter: Any, details: bool = False, logging: bool = True) -> list[CacheStats]:
+def summary(pipe_or_adapter: object, details: bool = False, logging: bool = True) -> list[CacheStats]:
     """What the cache did in the last request, for each chain of blocks and branch of guidance.
 
     Args:
@@ -89,7 +89,7 @@ def summary(pipe_or_adapter: Any, details: bool = False, logging: bool = True) -
     return stats
 
 
-def strify(subject: Any) -> str:
+def strify(subject: object) -> str:
     """A name for files and logs, such as ``DBCache_F1B0_W8I1M0MC3_R0.24_CFG0_T0O0_Ulysses4_S15``.
 
     Args:
@@ -125,7 +125,7 @@ def refresh_context(transformer: nn.Module, **changes: Any) -> None:
         cache.configure((config.update(**changes), calibrator))
 
 
-def _caches(pipe_or_adapter: Any) -> list[DBCache]:
+def _caches(pipe_or_adapter: object) -> list[DBCache]:
     """The caches of a pipeline, an adapter or a transformer."""
     owner: Any = pipe_or_adapter.transformer if isinstance(pipe_or_adapter, BlockAdapter) else pipe_or_adapter
     parts = [unwrapped(owner)] if isinstance(owner, nn.Module) else list(components(owner).values())

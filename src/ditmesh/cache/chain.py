@@ -115,7 +115,7 @@ class Chain:
 
         return forward
 
-    def enter(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def enter(self, position: int, args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
         """Take in what a block is given; whether it runs."""
         state = self.states.get(self.session.branch)
         if state is None or state.forward != self.session.forward:  # the first block, unless the model leaves it out
@@ -131,12 +131,12 @@ class Chain:
                 state.entry = {name: _copy(x) for name, x in entry.items()}
         return not (state.entry and state.hit and self.first <= position < self.last)
 
-    def left_out(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def left_out(self, position: int, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What a block returns that does not run: the last of them for all of them."""
         link, state = self.links[position], self.states[self.session.branch]
         return link.pack(state.entry if position == self.last - 1 else link.streams(args, kwargs))
 
-    def leave(self, position: int, output: Any) -> None:
+    def leave(self, position: int, output: object) -> None:
         """Take in what a block that ran returned."""
         if position not in (self.first - 1, self.last - 1):
             return

@@ -1,10 +1,10 @@
 """What the cache did in the last request, as numbers, a table and a tag."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from ditmesh.cache.chain import Chain
 from ditmesh.cache.dbcache import DBCache
+from ditmesh.cache.decision import Record
 from ditmesh.config import AXES, CalibratorConfig, DBCacheConfig, ParallelismConfig
 
 QUANTILES = (("P00", 0.0), ("P25", 0.25), ("P50", 0.5), ("P75", 0.75), ("P95", 0.95))
@@ -50,7 +50,7 @@ def collect(cache: DBCache) -> list[CacheStats]:
     ]
 
 
-def _stats(chain: Chain, branch: str, record: Any, parallelism: ParallelismConfig) -> CacheStats:
+def _stats(chain: Chain, branch: str, record: Record, parallelism: ParallelismConfig) -> CacheStats:
     steps, cached, count = record.steps, len(record.cached), len(chain.links)
     return CacheStats(
         cache_options=chain.config,

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 BOUNDS = re.compile(r"\s*\[x>=-?\d+\]$")  # what is too small is refused, and need not be told to everyone
 
 
-def option(panel: str, help: str, shown: str, low: int | None = None, default: Any = None) -> Any:
+def option(panel: str, help: str, shown: str, low: int | None = None, default: object = None) -> Any:
     """A field of a record that a flag fills; ``shown`` are its names and what it takes, as the help shows them."""
     *names, last = shown.split(", ")
     last, _, value = last.partition(" ")

@@ -1,13 +1,7 @@
 """What the user asks for: frozen, checked, and free of torch."""
 
 from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, sharing
-from ditmesh.config.cache import (
-    CacheType,
-    CalibratorConfig,
-    DBCacheConfig,
-    ParamsModifier,
-    calibrators,
-)
+from ditmesh.config.cache import CacheType, CalibratorConfig, DBCacheConfig, ParamsModifier, calibrators
 from ditmesh.config.files import load_configs
 from ditmesh.config.groups import describe_groups, rank_groups, replicas
 from ditmesh.config.parallelism import SINGLE, ParallelismConfig

@@ -41,12 +41,7 @@ class Degrees:
 
     dp_size: int = _row(
         Axis(
-            "DP",
-            "replicas",
-            "",
-            "--data_parallel_degree",
-            "Replicas, a picture each.",
-            "DG_XDIT_DATA_PARALLEL_DEGREE",
+            "DP", "replicas", "", "--data_parallel_degree", "Replicas, a picture each.", "DG_XDIT_DATA_PARALLEL_DEGREE"
         )
     )
     cfg_size: int = _row(

@@ -127,7 +127,7 @@ def _mask(mask: Any) -> tuple[int, ...]:
     return tuple(int(step) for step in mask)
 
 
-def check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> None:
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value!r} is no whole number of {least} or more.")
 
@@ -196,7 +196,7 @@ def calibrators() -> dict[str, type[CalibratorConfig]]:
     return {kind.calibrator_type: kind for kind in CalibratorConfig.__subclasses__()}
 
 
-def setting(default: Any, help: str, shown: str, low: int | None = None) -> Any:
+def setting(default: object, help: str, shown: str, low: int | None = None) -> Any:
     """A field of a calibrator that has a flag: what the help says of it, and how it is spelled."""
     return field(default=default, metadata={"flag": (help, shown), "low": low})
 

@@ -13,6 +13,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}."
 
 
+def either(choices: Iterable[object]) -> str:
+    """``a, b or c``."""
+    *most, last = map(str, choices)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def field_of(config: object, name: str) -> Any:
     """The value of a field by its name."""
     return vars(config)[name]

@@ -84,7 +84,7 @@ def choose_cache(
 
 
 def _modifiers(
-    settings: CacheSettings, transformers: int, config: DBCacheConfig, asked: Mapping[str, Any]
+    settings: CacheSettings, transformers: int, config: DBCacheConfig, asked: Mapping[str, object]
 ) -> tuple[tuple[ParamsModifier, ...], ...]:
     """What the example has of its own for each transformer or list of blocks, but for what the user asked."""
     if transformers > 1 and len(settings.transformers) == transformers:

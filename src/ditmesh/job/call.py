@@ -1,10 +1,14 @@
 """The arguments of the pipeline's call, and the noise of each picture: data alone, known before anything is loaded."""
 
 from collections.abc import Container, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ditmesh.job.example import Example
 
+# Arguments of the call that have a flag of the same name in some verb.
+GIVEN = ("prompt", "negative_prompt", "height", "width", "num_inference_steps", "num_frames")
+SCALES = ("guidance_scale", "true_cfg_scale")
 OURS = ("generator", "output_type", "return_dict")  # arguments of the call that no user sets
 # Odd, so that it reaches all 2^32 seeds that the CPU's generator knows.
 PER_ROW = 2246822519
@@ -30,6 +34,11 @@ def default_arguments(example: Example) -> dict[str, Any]:
         **({example.rate_argument: example.fps} if example.rate_argument else {}),
     }
     return {name: value for name, value in call.items() if value is not None} | dict(example.call)
+
+
+def asked_arguments(options: Any) -> dict[str, Any]:
+    """Those that a verb's flags give under the pipeline's own names."""
+    return given(**{name: value for name, value in asdict(options).items() if name in (*GIVEN, *SCALES)})
 
 
 def given(**arguments: Any) -> dict[str, Any]:

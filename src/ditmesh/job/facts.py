@@ -65,7 +65,7 @@ def read_pipeline(model: str, transformer: TransformerFacts | None = None, flag:
     return PipelineFacts(index["_class_name"], components, transformers, vae)
 
 
-def _component(value: Any) -> str | None:
+def _component(value: object) -> str | None:
     """The class of a component, which stands beside its library; lists of other things are settings of the pipeline."""
     match value:
         case [str(), str(class_name)]:

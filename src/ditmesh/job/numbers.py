@@ -44,7 +44,7 @@ LIMITS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def check_numbers(arguments: Mapping[str, Any], smallest_side: int = 1) -> None:
+def check_numbers(arguments: Mapping[str, object], smallest_side: int = 1) -> None:
     """Refuse numbers that no picture can be drawn with, among arguments of the pipeline's call.
 
     Raises:

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +17,7 @@ JPEG_COMMENT = 65000  # bytes, at most
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
 
 
-def facts_of(job: Job, call: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, object]:
     """What a picture of this call and seed was made from; enough to draw it again."""
     takes = job.example.images
     opened = (takes.image, takes.mask) if takes else ()
@@ -40,7 +39,7 @@ def without_query(image: str) -> str:
     return image.partition("?")[0] if image.startswith(WEB) else image
 
 
-def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, Any]) -> bytes:
+def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, object]) -> bytes:
     """[height, width, 3 or 4] in [0, 1] as a PNG, JPEG or WebP file, with the facts as its metadata."""
     image = Image.fromarray(to_bytes(pixels))
     file = io.BytesIO()
@@ -64,6 +63,6 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def as_json(facts: Any) -> str:
+def as_json(facts: object) -> str:
     """Facts as a text; what JSON has no word for, as Python writes it."""
     return json.dumps(facts, ensure_ascii=False, default=repr)

@@ -6,7 +6,6 @@ Text encoders and autoencoders need none, since most of what to do is read off t
 
 import importlib
 import pkgutil
-from typing import Any
 
 from ditmesh.models.autoencoders import AUTOENCODERS
 from ditmesh.models.text_encoders import TEXT_ENCODERS
@@ -21,7 +20,7 @@ CONTROLNETS: dict[str, ModelSpec] = {spec.transformer: spec for spec in _SHEETS 
 
 # Scheduler class -> its options under which a step makes token i of token i of output and latents alone, without noise
 # or a memory of earlier steps, and returns nothing but the latents. No other scheduler is known to.
-TOKENWISE_SCHEDULERS: dict[str, dict[str, Any]] = {
+TOKENWISE_SCHEDULERS: dict[str, dict[str, object]] = {
     "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": False},
     "FlowMapEulerDiscreteScheduler": {},
     "LTXEulerAncestralRFScheduler": {"eta": 0.0},

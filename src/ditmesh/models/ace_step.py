@@ -1,6 +1,6 @@
 """ACE-Step 1.5: self- and cross-attention blocks over audio, every other one within a sliding window."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, projections
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, linears, projections
 
 SPEC = ModelSpec(
     transformer="AceStepTransformer1DModel",
@@ -13,9 +13,7 @@ SPEC = ModelSpec(
         **projections("layers.*.self_attn"),
         "layers.*.cross_attn": Heads(("heads", "kv_heads")),
         **projections("layers.*.cross_attn"),
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
+        **linears("layers.*.mlp", "gate_proj up_proj", "down_proj"),
     },
     cp_plan={
         "layers.0": {"hidden_states": Split(1, stream="audio")},

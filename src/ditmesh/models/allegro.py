@@ -1,6 +1,7 @@
 """Allegro: self-attention with positions that index RoPE tables, and cross-attention to text with a padding mask."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="AllegroTransformer3DModel",
@@ -16,9 +17,6 @@ SPEC = ModelSpec(
         "transformer_blocks.0": {"hidden_states": Split(1, least=2)},  # a block squeezes one token away
         "proj_out": Gather(1),
     },
-    attention={
-        "transformer_blocks.*.attn1": Attention("AllegroAttnProcessor2_0", ("image",)),
-        "transformer_blocks.*.attn2": Attention("AllegroAttnProcessor2_0"),
-    },
+    attention=self_and_cross("transformer_blocks.*", "AllegroAttnProcessor2_0"),
     batch_dims={"image_rotary_emb": None},
 )

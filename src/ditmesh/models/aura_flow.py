@@ -1,6 +1,6 @@
 """AuraFlow: a few double-stream blocks, then single-stream ones; register tokens before the text."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, joint_attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, joint_attention, linears
 
 SPEC = ModelSpec(
     transformer="AuraFlowTransformer2DModel",
@@ -13,17 +13,11 @@ SPEC = ModelSpec(
         "joint_transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "joint_transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
         **joint_attention("joint_transformer_blocks.*.attn"),
-        "joint_transformer_blocks.*.ff.linear_1": "colwise",
-        "joint_transformer_blocks.*.ff.linear_2": "colwise",
-        "joint_transformer_blocks.*.ff.out_projection": "rowwise",
-        "joint_transformer_blocks.*.ff_context.linear_1": "colwise",
-        "joint_transformer_blocks.*.ff_context.linear_2": "colwise",
-        "joint_transformer_blocks.*.ff_context.out_projection": "rowwise",
+        **linears("joint_transformer_blocks.*.ff", "linear_1 linear_2", "out_projection"),
+        **linears("joint_transformer_blocks.*.ff_context", "linear_1 linear_2", "out_projection"),
         "single_transformer_blocks.*.norm1.linear": "colwise_gather_output",
         **attention("single_transformer_blocks.*.attn"),
-        "single_transformer_blocks.*.ff.linear_1": "colwise",
-        "single_transformer_blocks.*.ff.linear_2": "colwise",
-        "single_transformer_blocks.*.ff.out_projection": "rowwise",
+        **linears("single_transformer_blocks.*.ff", "linear_1 linear_2", "out_projection"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

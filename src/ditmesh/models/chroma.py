@@ -1,48 +1,14 @@
 """Chroma: FLUX.1 blocks whose modulation one small network computes for all; a padding mask for the text."""
 
-from ditmesh.spec import (
-    Attention,
-    Blocks,
-    Gather,
-    ModelSpec,
-    Split,
-    added_projections,
-    feed_forward,
-    projections,
-    single_stream,
-)
+from dataclasses import replace
 
-SPEC = ModelSpec(
+from ditmesh.models.flux import SPEC as FLUX
+from ditmesh.spec import Blocks
+
+SPEC = replace(
+    FLUX,
     transformer="ChromaTransformer2DModel",
     title="Chroma",
-    blocks=(
-        Blocks(
-            "transformer_blocks", returns=("encoder_hidden_states", "hidden_states"), between="ControlNet residuals"
-        ),
-        Blocks("single_transformer_blocks", between="ControlNet residuals"),
-    ),
-    tp_plan={
-        **projections("transformer_blocks.*.attn"),
-        **added_projections("transformer_blocks.*.attn"),
-        **feed_forward("transformer_blocks.*.ff"),
-        **feed_forward("transformer_blocks.*.ff_context"),
-        **single_stream("single_transformer_blocks.*"),
-    },
-    cp_plan={
-        "": {
-            "hidden_states": Split(1),
-            "encoder_hidden_states": Split(1, stream="text"),
-            "img_ids": Split(-2),
-            "txt_ids": Split(-2, stream="text"),
-            "controlnet_block_samples": Split(1),
-            "controlnet_single_block_samples": Split(1),
-        },
-        "proj_out": Gather(1),
-    },
-    attention={
-        "transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
-        "single_transformer_blocks.*.attn": Attention("FluxAttnProcessor", ("text", "image")),
-    },
-    tokenwise="hidden_states",
-    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
+    blocks=(FLUX.blocks[0], Blocks("single_transformer_blocks", between="ControlNet residuals")),
+    tp_plan={name: style for name, style in FLUX.tp_plan.items() if "norm" not in name},
 )

@@ -1,17 +1,14 @@
 """CogView4: double-stream blocks of one attention and one MLP for both streams, the image returned first."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split, attention, feed_forward
+from dataclasses import replace
 
-SPEC = ModelSpec(
+from ditmesh.models.cogview3plus import SPEC as COGVIEW3PLUS
+from ditmesh.spec import Attention, Gather, Refuse, Split
+
+SPEC = replace(
+    COGVIEW3PLUS,
     transformer="CogView4Transformer2DModel",
     title="CogView4",
-    blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
-    tp_plan={
-        "transformer_blocks.*.norm1.linear": "colwise_gather_output",
-        **attention("transformer_blocks.*.attn1"),
-        **feed_forward("transformer_blocks.*.ff"),
-        "norm_out.linear": "colwise_gather_output",
-    },
     cp_plan={
         "": {
             "image_rotary_emb": Split(0),

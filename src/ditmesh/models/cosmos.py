@@ -1,23 +1,30 @@
 """Cosmos Predict: self- and cross-attention blocks, each part modulated by a low-rank projection of the timestep."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, attention, feed_forward, projections
-
-_NORMS = ("norm1", "norm2", "norm3")
+from ditmesh.spec import (
+    Attention,
+    Blocks,
+    Gather,
+    Heads,
+    ModelSpec,
+    Split,
+    attention,
+    feed_forward,
+    linears,
+    projections,
+)
 
 SPEC = ModelSpec(
     transformer="CosmosTransformer3DModel",
     title="Cosmos",
     blocks=(Blocks("transformer_blocks"),),
     tp_plan={
-        **{f"transformer_blocks.*.{norm}.linear_1": "colwise" for norm in _NORMS},
-        **{f"transformer_blocks.*.{norm}.linear_2": "rowwise" for norm in _NORMS},
+        **linears("transformer_blocks.*", "norm1.linear_1 norm2.linear_1 norm3.linear_1"),
+        **linears("transformer_blocks.*", "", "norm1.linear_2 norm2.linear_2 norm3.linear_2"),
         **attention("transformer_blocks.*.attn1"),
         "transformer_blocks.*.attn2": Heads(("heads", "out_dim")),
         **projections("transformer_blocks.*.attn2"),
         # Only 2.5 attends to pictures.
-        "transformer_blocks.*.attn2.q_img?": "colwise",
-        "transformer_blocks.*.attn2.k_img?": "colwise",
-        "transformer_blocks.*.attn2.v_img?": "colwise",
+        **linears("transformer_blocks.*.attn2", "q_img? k_img? v_img?"),
         **feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """ERNIE-Image: one stream of image and text, tokens before batch; modulation shared by all blocks."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, linears
 
 SPEC = ModelSpec(
     transformer="ErnieImageTransformer2DModel",
@@ -9,9 +9,7 @@ SPEC = ModelSpec(
     tp_plan={
         "adaLN_modulation.1": "colwise_gather_output",
         **attention("layers.*.self_attention"),
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.linear_fc2": "rowwise",
+        **linears("layers.*.mlp", "gate_proj up_proj", "linear_fc2"),
         "final_norm.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,7 @@
 """FLUX.2: double-stream blocks, then single-stream blocks that pack attention and MLP; modulation shared by all."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, added_projections, projections
+from ditmesh.models.plans import OF_THE_FIRST_SAMPLE, tokens_and_positions
+from ditmesh.spec import Attention, Blocks, Fused, ModelSpec, added_projections, packed_feed_forward, projections
 
 SPEC = ModelSpec(
     transformer="Flux2Transformer2DModel",
@@ -15,10 +16,8 @@ SPEC = ModelSpec(
         "single_stream_modulation.linear": "colwise_gather_output",
         **projections("transformer_blocks.*.attn"),
         **added_projections("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
-        "transformer_blocks.*.ff.linear_out": "rowwise",
-        "transformer_blocks.*.ff_context.linear_in": Fused("colwise", ("rest", "rest")),
-        "transformer_blocks.*.ff_context.linear_out": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.ff", "linear_in", "linear_out"),
+        **packed_feed_forward("transformer_blocks.*.ff_context", "linear_in", "linear_out"),
         # [query | key | value | gate | value of the MLP] in, [attention | MLP] out
         "single_transformer_blocks.*.attn.to_qkv_mlp_proj": Fused(
             "colwise", ("heads", "heads", "heads", "rest", "rest")
@@ -26,19 +25,11 @@ SPEC = ModelSpec(
         "single_transformer_blocks.*.attn.to_out": Fused("rowwise", ("heads", "rest")),
         "norm_out.linear": "colwise_gather_output",
     },
-    cp_plan={
-        "": {
-            "hidden_states": Split(1),
-            "encoder_hidden_states": Split(1, stream="text"),
-            "img_ids": Split(-2),
-            "txt_ids": Split(-2, stream="text"),
-        },
-        "proj_out": Gather(1),
-    },
+    cp_plan=tokens_and_positions(),
     attention={
         "transformer_blocks.*.attn": Attention("Flux2AttnProcessor", ("text", "image")),
         "single_transformer_blocks.*.attn": Attention("Flux2ParallelSelfAttnProcessor", ("text", "image")),
     },
     tokenwise="hidden_states",
-    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
+    batch_dims=OF_THE_FIRST_SAMPLE,
 )

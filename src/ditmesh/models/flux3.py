@@ -1,6 +1,7 @@
 """FLUX.3: each of text, image and reference images has blocks of its own, then all share joint blocks."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, attention
+from ditmesh.models.plans import tokens_and_positions
+from ditmesh.spec import Attention, Blocks, ModelSpec, Split, attention, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="Flux3Transformer2DModel",
@@ -13,26 +14,15 @@ SPEC = ModelSpec(
     ),
     tp_plan={
         **attention("txt_mode_blocks.*.attn"),
-        "txt_mode_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),  # [gate | value]
-        "txt_mode_blocks.*.ff.linear_out": "rowwise",
+        **packed_feed_forward("txt_mode_blocks.*.ff", "linear_in", "linear_out"),
         **attention("mode_blocks.*.*.attn"),
-        "mode_blocks.*.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
-        "mode_blocks.*.*.ff.linear_out": "rowwise",
+        **packed_feed_forward("mode_blocks.*.*.ff", "linear_in", "linear_out"),
         **attention("single_transformer_blocks.*.attn"),
-        "single_transformer_blocks.*.ff.linear_in": Fused("colwise", ("rest", "rest")),
-        "single_transformer_blocks.*.ff.linear_out": "rowwise",
+        **packed_feed_forward("single_transformer_blocks.*.ff", "linear_in", "linear_out"),
     },
-    cp_plan={
-        "": {
-            "hidden_states": Split(1),
-            "encoder_hidden_states": Split(1, stream="text"),
-            "image_cond_hidden_states": Split(1, stream="reference"),
-            "img_ids": Split(-2),
-            "txt_ids": Split(-2, stream="text"),
-            "image_cond_ids": Split(-2, stream="reference"),
-        },
-        "proj_out": Gather(1),
-    },
+    cp_plan=tokens_and_positions(
+        image_cond_hidden_states=Split(1, stream="reference"), image_cond_ids=Split(-2, stream="reference")
+    ),
     attention={
         "txt_mode_blocks.*.attn": Attention("Flux3AttnProcessor", ("text",)),
         "mode_blocks.image.*.attn": Attention("Flux3AttnProcessor", ("image",)),

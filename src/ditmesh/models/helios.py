@@ -1,22 +1,17 @@
 """Helios: the blocks of Wan over one sequence of history and video, of which only the video attends to the text."""
 
-from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split, attention, feed_forward
+from dataclasses import replace
+
+from ditmesh.models.plans import self_and_cross
+from ditmesh.models.wan import SPEC as WAN
+from ditmesh.spec import Count, Gather, Split
 
 _STREAMS = ("history", "image")
 
-SPEC = ModelSpec(
+SPEC = replace(
+    WAN,  # the linears for image embeddings are never called, but there if configured
     transformer="HeliosTransformer3DModel",
     title="Helios",
-    blocks=(Blocks("blocks"),),
-    tp_plan={
-        **attention("blocks.*.attn1", norms="norm_across_heads"),
-        **attention("blocks.*.attn2", norms="norm_across_heads"),
-        # Never called, but there if configured.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
-        "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        **feed_forward("blocks.*.ffn"),
-    },
     cp_plan={
         "blocks.*": {
             "original_context_length": Count(),
@@ -27,8 +22,5 @@ SPEC = ModelSpec(
         "norm_out": {"original_context_length": Count(), "temb": Split(1, stream=_STREAMS)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("HeliosAttnProcessor", _STREAMS),
-        "blocks.*.attn2": Attention("HeliosAttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "HeliosAttnProcessor", _STREAMS),
 )

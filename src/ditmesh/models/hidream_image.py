@@ -1,17 +1,11 @@
 """HiDream-I1: double- and single-stream blocks with experts; every block reads another layer of Llama's states."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, gated_feed_forward
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, gated_feed_forward, linears
 
 
 def _attention(path: str, stream: str, out: str) -> dict[str, str]:
-    return {
-        f"{path}.to_q{stream}": "colwise",
-        f"{path}.to_k{stream}": "colwise",
-        f"{path}.to_v{stream}": "colwise",
-        f"{path}.q_rms_norm{stream}": "norm_across_heads",
-        f"{path}.k_rms_norm{stream}": "norm_across_heads",
-        f"{path}.{out}": "rowwise",
-    }
+    norms = dict.fromkeys((f"{path}.q_rms_norm{stream}", f"{path}.k_rms_norm{stream}"), "norm_across_heads")
+    return {**linears(path, "to_q to_k to_v", optional=stream), **norms, f"{path}.{out}": "rowwise"}
 
 
 _TEXT = "the last tokens are replaced by those of the next layer of Llama"

@@ -1,6 +1,7 @@
 """HunyuanDiT: self- and cross-attention blocks, the second half of which takes a skip from the first."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
 
 def _skip(block: int, count: int) -> int | None:
@@ -25,9 +26,6 @@ SPEC = ModelSpec(
         "pos_embed": {0: Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("HunyuanAttnProcessor2_0", ("image",)),
-        "blocks.*.attn2": Attention("HunyuanAttnProcessor2_0"),
-    },
+    attention=self_and_cross("blocks.*", "HunyuanAttnProcessor2_0"),
     covers={"activation_fn": ("gelu-approximate", "gelu")},  # gated ones pack two parts into one projection
 )

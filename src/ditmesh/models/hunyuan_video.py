@@ -1,6 +1,7 @@
 """HunyuanVideo: double- then single-stream blocks; image-to-video may hold the first frame at timestep zero."""
 
-from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split, double_stream, single_stream
+from ditmesh.models.plans import IMAGE_AND_TEXT, double_then_single, joint_in_both
+from ditmesh.spec import Attention, Blocks, Count, Gather, ModelSpec, Split
 
 SPEC = ModelSpec(
     transformer="HunyuanVideoTransformer3DModel",
@@ -9,16 +10,10 @@ SPEC = ModelSpec(
         Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
         Blocks("single_transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
     ),
-    tp_plan={
-        **double_stream("transformer_blocks.*"),
-        "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
-        "single_transformer_blocks.*.attn": "heads",
-        **single_stream("single_transformer_blocks.*"),
-        "norm_out.linear": "colwise_gather_output",
-    },
+    tp_plan=double_then_single(),
     cp_plan={
         # The transformer works out masks from whole lengths, so the streams are cut where the blocks begin.
-        "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
+        "transformer_blocks.0": IMAGE_AND_TEXT,
         # The first tokens, those of the first frame, are modulated otherwise.
         "transformer_blocks.*": {"num_tokens?": Count()},
         "single_transformer_blocks.*": {"num_tokens?": Count()},
@@ -27,7 +22,6 @@ SPEC = ModelSpec(
     },
     attention={
         "context_embedder.token_refiner.refiner_blocks.*.attn": Attention("AttnProcessor2_0"),
-        "transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
-        "single_transformer_blocks.*.attn": Attention("HunyuanVideoAttnProcessor2_0", ("image", "text")),
+        **joint_in_both("HunyuanVideoAttnProcessor2_0", ("image", "text")),
     },
 )

@@ -6,10 +6,7 @@ SPEC = ModelSpec(
     transformer="HunyuanVideo15Transformer3DModel",
     title="HunyuanVideo-1.5",
     blocks=(Blocks("transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),),
-    tp_plan={
-        **double_stream("transformer_blocks.*"),
-        "norm_out.linear": "colwise_gather_output",
-    },
+    tp_plan={**double_stream("transformer_blocks.*"), "norm_out.linear": "colwise_gather_output"},
     cp_plan={
         "transformer_blocks.0": {"hidden_states": Split(1), "encoder_hidden_states": Split(1, stream="text")},
         "transformer_blocks.*": {"attention_mask": Split(1, stream="text", mask=True)},
@@ -21,6 +18,6 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Attention("HunyuanVideo15AttnProcessor2_0", ("image", "text")),
     },
     batch_dims={
-        "image_embeds": Same(lambda pictures: bool(pictures.any()), "a batch has pictures if one of its samples has."),
+        "image_embeds": Same(lambda pictures: bool(pictures.any()), "a batch has pictures if one of its samples has.")
     },
 )

@@ -1,19 +1,11 @@
 """Kandinsky 5: text blocks that every rank runs whole, then video blocks with cross-attention to the text."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, Style, linears
 
-_ATTENTIONS = (
-    "text_transformer_blocks.*.self_attention",
-    "visual_transformer_blocks.*.self_attention",
-    "visual_transformer_blocks.*.cross_attention",
-)
-_STYLES = {
-    "": Heads(("num_heads",)),
-    ".to_query": "colwise",
-    ".to_key": "colwise",
-    ".to_value": "colwise",
-    ".out_layer": "rowwise",
-}
+
+def _attention(path: str) -> dict[str, Style]:
+    return {path: Heads(("num_heads",)), **linears(path, "to_query to_key to_value", "out_layer")}
+
 
 SPEC = ModelSpec(
     transformer="Kandinsky5Transformer3DModel",
@@ -23,13 +15,13 @@ SPEC = ModelSpec(
         Blocks("visual_transformer_blocks", returns=("visual_embed",)),
     ),
     tp_plan={
-        **{f"{name}{part}": style for name in _ATTENTIONS for part, style in _STYLES.items()},
+        **_attention("text_transformer_blocks.*.self_attention"),
+        **_attention("visual_transformer_blocks.*.self_attention"),
+        **_attention("visual_transformer_blocks.*.cross_attention"),
         "text_transformer_blocks.*.text_modulation.out_layer": "colwise_gather_output",
-        "text_transformer_blocks.*.feed_forward.in_layer": "colwise",
-        "text_transformer_blocks.*.feed_forward.out_layer": "rowwise",
+        **linears("text_transformer_blocks.*.feed_forward", "in_layer", "out_layer"),
         "visual_transformer_blocks.*.visual_modulation.out_layer": "colwise_gather_output",
-        "visual_transformer_blocks.*.feed_forward.in_layer": "colwise",
-        "visual_transformer_blocks.*.feed_forward.out_layer": "rowwise",
+        **linears("visual_transformer_blocks.*.feed_forward", "in_layer", "out_layer"),
     },
     cp_plan={
         # The transformer folds the video to frames, rows and columns again right after its last block.

@@ -1,27 +1,20 @@
 """Kandinsky 6: blocks of a video and an audio stream, which attend to themselves, to text and to each other."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, Style, feed_forward, linears
 
 _PROCESSOR = "Kandinsky6AttnProcessor"
 
 
-def _attention(path: str) -> dict[str, str | Heads]:
-    return {
-        path: Heads(("num_heads",)),
-        f"{path}.to_query": "colwise",
-        f"{path}.to_key": "colwise",
-        f"{path}.to_value": "colwise",
-        f"{path}.out_layer": "rowwise",
-    }
+def _attention(path: str) -> dict[str, Style]:
+    return {path: Heads(("num_heads",)), **linears(path, "to_query to_key to_value", "out_layer")}
 
 
-def _half(path: str) -> dict[str, str | Heads]:
+def _half(path: str) -> dict[str, Style]:
     return {
         f"{path}.visual_modulation.out_layer": "colwise_gather_output",
         **_attention(f"{path}.self_attention"),
         **_attention(f"{path}.cross_attention"),
-        f"{path}.feed_forward.net.0.proj": "colwise",
-        f"{path}.feed_forward.net.2": "rowwise",
+        **feed_forward(f"{path}.feed_forward"),
     }
 
 

@@ -1,6 +1,6 @@
 """Krea 2: one stream of text and image with gated attention; the text fused from many layers of its encoder."""
 
-from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, projections
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Split, linears, projections
 
 SPEC = ModelSpec(
     transformer="Krea2Transformer2DModel",
@@ -11,9 +11,7 @@ SPEC = ModelSpec(
         "transformer_blocks.*.attn": Heads(("num_heads", "num_kv_heads")),
         **projections("transformer_blocks.*.attn"),
         "transformer_blocks.*.attn.to_gate": "colwise",
-        "transformer_blocks.*.ff.gate": "colwise",
-        "transformer_blocks.*.ff.up": "colwise",
-        "transformer_blocks.*.ff.down": "rowwise",
+        **linears("transformer_blocks.*.ff", "gate up", "down"),
     },
     cp_plan={
         "rotary_emb": {0: Split(0, stream="joint"), 1: Split(0, stream="joint")},

@@ -2,11 +2,7 @@
 
 from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
 
-_STYLES = {
-    **attention("attn1"),
-    **attention("attn2", "?"),
-    **feed_forward("ff"),
-}
+_STYLES = {**attention("attn1"), **attention("attn2", "?"), **feed_forward("ff")}
 _LISTS = ("transformer_blocks", "temporal_transformer_blocks")
 
 SPEC = ModelSpec(

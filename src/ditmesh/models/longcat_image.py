@@ -1,6 +1,7 @@
 """LongCat-Image: double- and single-stream blocks like FLUX.1."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, double_stream, single_stream
+from ditmesh.models.plans import double_then_single, joint_in_both, tokens_and_positions
+from ditmesh.spec import Blocks, ModelSpec
 
 SPEC = ModelSpec(
     transformer="LongCatImageTransformer2DModel",
@@ -9,25 +10,8 @@ SPEC = ModelSpec(
         Blocks("transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
         Blocks("single_transformer_blocks", returns=("encoder_hidden_states", "hidden_states")),
     ),
-    tp_plan={
-        **double_stream("transformer_blocks.*"),
-        "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
-        "single_transformer_blocks.*.attn": "heads",
-        **single_stream("single_transformer_blocks.*"),
-        "norm_out.linear": "colwise_gather_output",
-    },
-    cp_plan={
-        "": {
-            "hidden_states": Split(1),
-            "encoder_hidden_states": Split(1, stream="text"),
-            "img_ids": Split(-2),
-            "txt_ids": Split(-2, stream="text"),
-        },
-        "proj_out": Gather(1),
-    },
-    attention={
-        "transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
-        "single_transformer_blocks.*.attn": Attention("LongCatImageAttnProcessor", ("text", "image")),
-    },
+    tp_plan=double_then_single(),
+    cp_plan=tokens_and_positions(),
+    attention=joint_in_both("LongCatImageAttnProcessor", ("text", "image")),
     tokenwise="hidden_states",
 )

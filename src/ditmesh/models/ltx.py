@@ -1,6 +1,7 @@
 """LTX-Video: self-attention whose RoPE tables run over all heads, and cross-attention to text with a padding mask."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, attention, feed_forward
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, PerHead, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="LTXVideoTransformer3DModel",
@@ -18,9 +19,6 @@ SPEC = ModelSpec(
         "rope": {0: Split(1), 1: Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "transformer_blocks.*.attn1": Attention("LTXVideoAttnProcessor", ("image",)),
-        "transformer_blocks.*.attn2": Attention("LTXVideoAttnProcessor"),
-    },
+    attention=self_and_cross("transformer_blocks.*", "LTXVideoAttnProcessor"),
     tokenwise="hidden_states",
 )

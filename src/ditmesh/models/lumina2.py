@@ -1,15 +1,11 @@
 """Lumina-Image 2.0: image and text refined apart, then one stream of both; fewer key and value heads."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, Style, attention, linears
 
 
-def _block(path: str, optional: str = "") -> dict[str, str]:
-    return {
-        **attention(f"{path}.attn", optional),
-        f"{path}.feed_forward.linear_1{optional}": "colwise",
-        f"{path}.feed_forward.linear_3{optional}": "colwise",
-        f"{path}.feed_forward.linear_2{optional}": "rowwise",
-    }
+def _block(path: str, optional: str = "") -> dict[str, Style]:
+    mlp = linears(f"{path}.feed_forward", "linear_1 linear_3", "linear_2", optional)
+    return attention(f"{path}.attn", optional) | mlp
 
 
 SPEC = ModelSpec(

@@ -1,6 +1,6 @@
 """MiniMax H3: one sequence of text, video and audio tokens, each modulated by its own timestep and kind."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="MiniMaxH3Transformer3DModel",
@@ -9,8 +9,7 @@ SPEC = ModelSpec(
     tp_plan={
         "transformer_blocks.*.adaln_proj.linear": "colwise_gather_output",
         **attention("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.ff"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

@@ -1,6 +1,6 @@
 """Mochi: joint blocks that drop the text's padding sample by sample; RoPE angles are learned for each head."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, PerHead, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, PerHead, Split, attention, linears, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="MochiTransformer3DModel",
@@ -12,14 +12,9 @@ SPEC = ModelSpec(
         "transformer_blocks.*.norm1_context.linear?": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear_1?": "colwise_gather_output",  # the last block returns no text
         **attention("transformer_blocks.*.attn1"),
-        "transformer_blocks.*.attn1.add_q_proj": "colwise",
-        "transformer_blocks.*.attn1.add_k_proj": "colwise",
-        "transformer_blocks.*.attn1.add_v_proj": "colwise",
-        "transformer_blocks.*.attn1.to_add_out?": "rowwise",
-        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj?": Fused("colwise", ("rest", "rest")),
-        "transformer_blocks.*.ff_context.net.2?": "rowwise",
+        **linears("transformer_blocks.*.attn1", "add_q_proj add_k_proj add_v_proj", "to_add_out?"),
+        **packed_feed_forward("transformer_blocks.*.ff"),
+        **packed_feed_forward("transformer_blocks.*.ff_context", "net.0.proj?", "net.2?"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

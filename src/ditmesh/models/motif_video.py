@@ -1,6 +1,7 @@
 """Motif-Video: HunyuanVideo-like blocks, some of which attend to the text once more."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, double_stream, single_stream
+from ditmesh.models.plans import double_then_single
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
 
 SPEC = ModelSpec(
     transformer="MotifVideoTransformer3DModel",
@@ -10,15 +11,11 @@ SPEC = ModelSpec(
         Blocks("single_transformer_blocks", returns=("hidden_states", "encoder_hidden_states")),
     ),
     tp_plan={
-        **double_stream("transformer_blocks.*"),
-        "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
-        "single_transformer_blocks.*.attn": "heads",
-        **single_stream("single_transformer_blocks.*"),
+        **double_then_single(),
         **attention("transformer_blocks.*.cross_attn", "?"),
         # It reads the heads of the attention before it, and adds to them.
         "single_transformer_blocks.*.cross_attn.to_q?": "rowwise",
         "single_transformer_blocks.*.cross_attn.to_out.0?": "colwise",
-        "norm_out.linear": "colwise_gather_output",
     },
     replicated={
         "single_transformer_blocks.*.cross_attn.to_k?": "every rank attends with all heads, whose queries it sums",

@@ -1,6 +1,17 @@
 """Nucleus-Image: image tokens attend to themselves and to text; experts that choose their tokens among all of them."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Sharded, Split, projections
+from ditmesh.spec import (
+    Attention,
+    Blocks,
+    Gather,
+    Heads,
+    ModelSpec,
+    Sharded,
+    Split,
+    linears,
+    packed_feed_forward,
+    projections,
+)
 
 SPEC = ModelSpec(
     transformer="NucleusMoEImageTransformer2DModel",
@@ -12,13 +23,10 @@ SPEC = ModelSpec(
         # The processor works the number of key and value heads out of the widths.
         "transformer_blocks.*.attn": Heads(("heads", "inner_dim", "inner_kv_dim")),
         **projections("transformer_blocks.*.attn"),
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
+        **linears("transformer_blocks.*.attn", "add_k_proj add_v_proj"),
         # The MLP of a block without experts: [value | gate].
-        "transformer_blocks.*.img_mlp.net.0.proj?": Fused("colwise", ("rest", "rest")),
-        "transformer_blocks.*.img_mlp.net.2?": "rowwise",
-        "transformer_blocks.*.img_mlp.shared_expert.net.0.proj?": Fused("colwise", ("rest", "rest")),
-        "transformer_blocks.*.img_mlp.shared_expert.net.2?": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.img_mlp", "net.0.proj?", "net.2?"),
+        **packed_feed_forward("transformer_blocks.*.img_mlp.shared_expert", "net.0.proj?", "net.2?"),
         "transformer_blocks.*.img_mlp.experts?": Sharded({"gate_up_proj": (2, 2), "down_proj": (1, 1)}),
         "norm_out.linear": "colwise_gather_output",
     },

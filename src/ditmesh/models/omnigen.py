@@ -1,6 +1,6 @@
 """OmniGen: one stream of prompt, conditioning pictures, timestep and image under one mask."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Refuse, Split, projections
+from ditmesh.spec import Attention, Blocks, Gather, Heads, ModelSpec, Refuse, Split, packed_feed_forward, projections
 
 SPEC = ModelSpec(
     transformer="OmniGenTransformer2DModel",
@@ -9,8 +9,7 @@ SPEC = ModelSpec(
     tp_plan={
         "layers.*.self_attn": Heads(("heads", "out_dim")),  # the processor joins heads to a width of out_dim
         **projections("layers.*.self_attn"),
-        "layers.*.mlp.gate_up_proj": Fused("colwise", ("rest", "rest")),
-        "layers.*.mlp.down_proj": "rowwise",
+        **packed_feed_forward("layers.*.mlp", "gate_up_proj", "down_proj"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

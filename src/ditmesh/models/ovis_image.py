@@ -1,6 +1,7 @@
 """Ovis-Image: double- and single-stream blocks like FLUX.1, with gated feed-forwards."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, Heads, ModelSpec, Split, joint_attention
+from ditmesh.models.plans import OF_THE_FIRST_SAMPLE, joint_in_both, tokens_and_positions
+from ditmesh.spec import Blocks, Fused, Heads, ModelSpec, joint_attention, linears, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="OvisImageTransformer2DModel",
@@ -13,33 +14,18 @@ SPEC = ModelSpec(
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
         **joint_attention("transformer_blocks.*.attn"),
-        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
-        "transformer_blocks.*.ff.net.2": "rowwise",
-        "transformer_blocks.*.ff_context.net.0.proj": Fused("colwise", ("rest", "rest")),
-        "transformer_blocks.*.ff_context.net.2": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.ff"),
+        **packed_feed_forward("transformer_blocks.*.ff_context"),
         "single_transformer_blocks.*": Heads(("mlp_hidden_dim",)),
         "single_transformer_blocks.*.norm.linear": "colwise_gather_output",
         "single_transformer_blocks.*.attn": "heads",
-        "single_transformer_blocks.*.attn.to_q": "colwise",
-        "single_transformer_blocks.*.attn.to_k": "colwise",
-        "single_transformer_blocks.*.attn.to_v": "colwise",
+        **linears("single_transformer_blocks.*.attn", "to_q to_k to_v"),
         "single_transformer_blocks.*.proj_mlp": Fused("colwise", ("rest", "rest")),
         "single_transformer_blocks.*.proj_out": Fused("rowwise", ("heads", "rest")),  # [attention | MLP]
         "norm_out.linear": "colwise_gather_output",
     },
-    cp_plan={
-        "": {
-            "hidden_states": Split(1),
-            "encoder_hidden_states": Split(1, stream="text"),
-            "img_ids": Split(-2),
-            "txt_ids": Split(-2, stream="text"),
-        },
-        "proj_out": Gather(1),
-    },
-    attention={
-        "transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
-        "single_transformer_blocks.*.attn": Attention("OvisImageAttnProcessor", ("text", "image")),
-    },
+    cp_plan=tokens_and_positions(),
+    attention=joint_in_both("OvisImageAttnProcessor", ("text", "image")),
     tokenwise="hidden_states",
-    batch_dims=dict.fromkeys(("img_ids", "txt_ids")),  # those of the first sample hold for all
+    batch_dims=OF_THE_FIRST_SAMPLE,
 )

@@ -1,6 +1,7 @@
 """PixArt-Alpha and -Sigma: self- and cross-attention blocks with one modulation for all of them."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Refuse, Split, attention, feed_forward
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Refuse, Split, attention, feed_forward
 
 SPEC = ModelSpec(
     transformer="PixArtTransformer2DModel",
@@ -17,9 +18,6 @@ SPEC = ModelSpec(
         "pos_embed": {0: Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "transformer_blocks.*.attn1": Attention("AttnProcessor2_0", ("image",)),
-        "transformer_blocks.*.attn2": Attention("AttnProcessor2_0"),
-    },
+    attention=self_and_cross("transformer_blocks.*", "AttnProcessor2_0"),
     covers={"activation_fn": ("gelu-approximate", "gelu")},  # gated ones pack two parts into one projection
 )

@@ -1,6 +1,6 @@
 """PRX: image tokens attend to themselves and to text that no block changes; packed projections."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split
+from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Split, linears
 
 SPEC = ModelSpec(
     transformer="PRXTransformer2DModel",
@@ -12,16 +12,11 @@ SPEC = ModelSpec(
         "blocks.*.attention.img_qkv_proj": Fused("colwise", ("heads", "heads", "heads")),
         "blocks.*.attention.txt_kv_proj": Fused("colwise", ("heads", "heads")),
         "blocks.*.attention.to_out.0": "rowwise",
-        "blocks.*.gate_proj": "colwise",
-        "blocks.*.up_proj": "colwise",
-        "blocks.*.down_proj": "rowwise",
+        **linears("blocks.*", "gate_proj up_proj", "down_proj"),
         "final_layer.adaLN_modulation.1": "colwise_gather_output",
     },
     cp_plan={
-        "": {
-            "encoder_hidden_states": Split(1, stream="text"),
-            "attention_mask": Split(1, stream="text", mask=True),
-        },
+        "": {"encoder_hidden_states": Split(1, stream="text"), "attention_mask": Split(1, stream="text", mask=True)},
         "img_in": {0: Split(1)},
         "pe_embedder": {0: Split(2)},
         "final_layer": Gather(1),

@@ -30,8 +30,6 @@ SPEC = ModelSpec(
         "pos_embed": {0: Split(0), 1: Split(0, stream="text")},
         "proj_out": Gather(1),
     },
-    attention={
-        "transformer_blocks.*.attn": Attention("QwenDoubleStreamAttnProcessor2_0", ("text", "image")),
-    },
+    attention={"transformer_blocks.*.attn": Attention("QwenDoubleStreamAttnProcessor2_0", ("text", "image"))},
     tokenwise="hidden_states",
 )

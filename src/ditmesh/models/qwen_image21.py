@@ -2,7 +2,7 @@
 
 import math
 
-from ditmesh.spec import Attention, Blocks, Gather, Length, ModelSpec, Split, projections
+from ditmesh.spec import Attention, Blocks, Gather, Length, ModelSpec, Split, linears, projections
 
 _STREAMS = ("", "image")  # the text and images given attend to what is before them only, and are cached after a step
 
@@ -13,9 +13,7 @@ SPEC = ModelSpec(
     tp_plan={
         "modulation.1": "colwise_gather_output",
         **projections("transformer_blocks.*.attn"),
-        "transformer_blocks.*.img_mlp.proj": "colwise",
-        "transformer_blocks.*.img_mlp.gate_layer": "colwise",
-        "transformer_blocks.*.img_mlp.out": "rowwise",
+        **linears("transformer_blocks.*.img_mlp", "proj gate_layer", "out"),
         "norm_out.linear": "colwise_gather_output",
     },
     cp_plan={

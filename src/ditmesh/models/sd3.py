@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: double-stream blocks, the last without text output; some attend to the image twice."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward, linears
 
 SPEC = ModelSpec(
     transformer="SD3Transformer2DModel",
@@ -14,10 +14,7 @@ SPEC = ModelSpec(
         "transformer_blocks.*.norm1.linear": "colwise_gather_output",
         "transformer_blocks.*.norm1_context.linear": "colwise_gather_output",
         **attention("transformer_blocks.*.attn"),
-        "transformer_blocks.*.attn.add_q_proj": "colwise",
-        "transformer_blocks.*.attn.add_k_proj": "colwise",
-        "transformer_blocks.*.attn.add_v_proj": "colwise",
-        "transformer_blocks.*.attn.to_add_out?": "rowwise",
+        **linears("transformer_blocks.*.attn", "add_q_proj add_k_proj add_v_proj", "to_add_out?"),
         # 3.5 medium attends to the image alone a second time.
         **attention("transformer_blocks.*.attn2", "?"),
         **feed_forward("transformer_blocks.*.ff"),

@@ -1,20 +1,15 @@
 """SkyReels-V2: the blocks of Wan, with a timestep a frame (diffusion forcing) and attention in causal chunks."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from dataclasses import replace
 
-SPEC = ModelSpec(
+from ditmesh.models.plans import self_and_cross
+from ditmesh.models.wan import SPEC as WAN
+from ditmesh.spec import Gather, Split
+
+SPEC = replace(
+    WAN,
     transformer="SkyReelsV2Transformer3DModel",
     title="SkyReels-V2",
-    blocks=(Blocks("blocks"),),
-    tp_plan={
-        **attention("blocks.*.attn1", norms="norm_across_heads"),
-        **attention("blocks.*.attn2", norms="norm_across_heads"),
-        # Only image-to-video models attend to image embeddings.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
-        "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        **feed_forward("blocks.*.ffn"),
-    },
     cp_plan={
         "rope": {0: Split(1), 1: Split(1)},
         "blocks.0": {"hidden_states": Split(1)},
@@ -22,8 +17,5 @@ SPEC = ModelSpec(
         # The model then scales by a timestep a token that no module sees, so it needs every token here.
         "norm_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("SkyReelsV2AttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("SkyReelsV2AttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "SkyReelsV2AttnProcessor"),
 )

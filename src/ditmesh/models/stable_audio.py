@@ -1,6 +1,7 @@
 """Stable Audio: self- and cross-attention blocks over one stream of a global token and audio."""
 
-from ditmesh.spec import Attention, Blocks, Fused, Gather, ModelSpec, Refuse, Split, attention
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Refuse, Split, attention, packed_feed_forward
 
 SPEC = ModelSpec(
     transformer="StableAudioDiTModel",
@@ -9,8 +10,7 @@ SPEC = ModelSpec(
     tp_plan={
         **attention("transformer_blocks.*.attn1"),
         **attention("transformer_blocks.*.attn2"),
-        "transformer_blocks.*.ff.net.0.proj": Fused("colwise", ("rest", "rest")),  # [value | gate]
-        "transformer_blocks.*.ff.net.2": "rowwise",
+        **packed_feed_forward("transformer_blocks.*.ff"),
     },
     cp_plan={
         "": {
@@ -20,9 +20,6 @@ SPEC = ModelSpec(
         "transformer_blocks.0": {"hidden_states": Split(1, stream="joint")},
         "proj_out": Gather(1, stream="joint"),
     },
-    attention={
-        "transformer_blocks.*.attn1": Attention("StableAudioAttnProcessor2_0", ("joint",)),
-        "transformer_blocks.*.attn2": Attention("StableAudioAttnProcessor2_0"),
-    },
+    attention=self_and_cross("transformer_blocks.*", "StableAudioAttnProcessor2_0", ("joint",)),
     kv_heads="num_key_value_attention_heads",
 )

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from ditmesh.spec import linears
+
 # Class -> the modules of it that every rank keeps whole, beside its norms; "" is all of it.
 TEXT_ENCODERS: dict[str, tuple[str, ...]] = {
     "T5EncoderModel": (),
@@ -34,23 +36,12 @@ TEXT_ENCODERS: dict[str, tuple[str, ...]] = {
 # For the language models that transformers has no plan for. One is taken for a model that has all its modules.
 PLANS: tuple[Mapping[str, str], ...] = (
     {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
+        **linears("layers.*.self_attn", "q_proj k_proj v_proj", "o_proj"),
+        **linears("layers.*.mlp", "gate_proj up_proj", "down_proj"),
     },
     {
-        "block.*.layer.0.SelfAttention.q": "colwise",
-        "block.*.layer.0.SelfAttention.k": "colwise",
-        "block.*.layer.0.SelfAttention.v": "colwise",
-        "block.*.layer.0.SelfAttention.relative_attention_bias?": "colwise",  # a table with a column for each head
-        "block.*.layer.0.SelfAttention.o": "rowwise",
-        "block.*.layer.1.DenseReluDense.wi?": "colwise",
-        "block.*.layer.1.DenseReluDense.wi_0?": "colwise",
-        "block.*.layer.1.DenseReluDense.wi_1?": "colwise",
-        "block.*.layer.1.DenseReluDense.wo": "rowwise",
+        # The bias is a table with a column for each head.
+        **linears("block.*.layer.0.SelfAttention", "q k v relative_attention_bias?", "o"),
+        **linears("block.*.layer.1.DenseReluDense", "wi? wi_0? wi_1?", "wo"),
     },
 )

@@ -1,6 +1,7 @@
 """Wan 2.1 and 2.2: self- and cross-attention blocks; query and key norms span all heads."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from ditmesh.models.plans import self_and_cross
+from ditmesh.spec import Blocks, Gather, ModelSpec, Split, attention, feed_forward, linears
 
 SPEC = ModelSpec(
     transformer="WanTransformer3DModel",
@@ -10,8 +11,7 @@ SPEC = ModelSpec(
         **attention("blocks.*.attn1", norms="norm_across_heads"),
         **attention("blocks.*.attn2", norms="norm_across_heads"),
         # Only image-to-video models attend to image embeddings.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
+        **linears("blocks.*.attn2", "add_k_proj? add_v_proj?"),
         "blocks.*.attn2.norm_added_k?": "norm_across_heads",
         **feed_forward("blocks.*.ffn"),
     },
@@ -21,8 +21,5 @@ SPEC = ModelSpec(
         "blocks.0": {"hidden_states": Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("WanAttnProcessor"),
-    },
+    attention=self_and_cross("blocks.*", "WanAttnProcessor"),
 )

@@ -1,25 +1,16 @@
 """Wan Animate: the blocks of Wan, with face adapters between them in which a frame attends to its own face."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
+from dataclasses import replace
 
-SPEC = ModelSpec(
+from ditmesh.models.wan import SPEC as WAN
+from ditmesh.spec import Attention, Blocks, Gather, Split, linears
+
+SPEC = replace(
+    WAN,
     transformer="WanAnimateTransformer3DModel",
     title="Wan Animate",
     blocks=(Blocks("blocks", between="attention to the face is added"),),
-    tp_plan={
-        **attention("blocks.*.attn1", norms="norm_across_heads"),
-        **attention("blocks.*.attn2", norms="norm_across_heads"),
-        # Only image-to-video models attend to image embeddings.
-        "blocks.*.attn2.add_k_proj?": "colwise",
-        "blocks.*.attn2.add_v_proj?": "colwise",
-        "blocks.*.attn2.norm_added_k?": "norm_across_heads",
-        **feed_forward("blocks.*.ffn"),
-        "face_adapter.*": "heads",
-        "face_adapter.*.to_q": "colwise",
-        "face_adapter.*.to_k": "colwise",
-        "face_adapter.*.to_v": "colwise",
-        "face_adapter.*.to_out": "rowwise",
-    },
+    tp_plan={**WAN.tp_plan, "face_adapter.*": "heads", **linears("face_adapter.*", "to_q to_k to_v", "to_out")},
     cp_plan={
         "rope": {0: Split(1), 1: Split(1)},
         "blocks.0": {"hidden_states": Split(1)},
@@ -27,9 +18,5 @@ SPEC = ModelSpec(
         "face_adapter.*": {"hidden_states": Gather(1), 0: Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("WanAttnProcessor"),
-        "face_adapter.*": Attention("WanAnimateFaceBlockAttnProcessor"),
-    },
+    attention={**WAN.attention, "face_adapter.*": Attention("WanAnimateFaceBlockAttnProcessor")},
 )

@@ -1,6 +1,6 @@
 """Wan Animate 2: the blocks of Wan, whose keys and values of a reference video are cached for the video made of it."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention
+from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, linears
 
 SPEC = ModelSpec(
     transformer="WanAnimate2Transformer3DModel",
@@ -9,11 +9,9 @@ SPEC = ModelSpec(
     tp_plan={
         **attention("blocks.*.self_attn", norms="norm_across_heads"),
         **attention("blocks.*.cross_attn", norms="norm_across_heads"),
-        "blocks.*.cross_attn.add_k_proj?": "colwise",
-        "blocks.*.cross_attn.add_v_proj?": "colwise",
+        **linears("blocks.*.cross_attn", "add_k_proj? add_v_proj?"),
         "blocks.*.cross_attn.norm_added_k?": "norm_across_heads",
-        "blocks.*.ffn.0": "colwise",
-        "blocks.*.ffn.2": "rowwise",
+        **linears("blocks.*.ffn", "0", "2"),
     },
     cp_plan={
         "blocks.0": {"hidden_states": Split(1)},

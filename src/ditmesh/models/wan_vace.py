@@ -1,16 +1,7 @@
 """Wan VACE: the blocks of Wan, and control blocks that run first and whose hints some of them add."""
 
-from ditmesh.spec import Attention, Blocks, Gather, ModelSpec, Split, attention, feed_forward
-
-_STYLES = {
-    **attention("attn1", norms="norm_across_heads"),
-    **attention("attn2", norms="norm_across_heads"),
-    **feed_forward("ffn"),
-    # Only image-to-video models attend to image embeddings.
-    "attn2.add_k_proj?": "colwise",
-    "attn2.add_v_proj?": "colwise",
-    "attn2.norm_added_k?": "norm_across_heads",
-}
+from ditmesh.models.wan import SPEC as WAN
+from ditmesh.spec import Blocks, Gather, ModelSpec, Split
 
 SPEC = ModelSpec(
     transformer="WanVACETransformer3DModel",
@@ -20,7 +11,8 @@ SPEC = ModelSpec(
         Blocks("blocks", between="hints are added"),
     ),
     tp_plan={
-        **{f"{blocks}.*.{part}": style for blocks in ("vace_blocks", "blocks") for part, style in _STYLES.items()},
+        **{f"vace_{name}": style for name, style in WAN.tp_plan.items()},
+        **WAN.tp_plan,
         "vace_blocks.*.proj_in?": "colwise_gather_output",
         "vace_blocks.*.proj_out": "colwise_gather_output",
     },
@@ -31,11 +23,6 @@ SPEC = ModelSpec(
         "blocks.0": {"hidden_states": Split(1)},
         "proj_out": Gather(1),
     },
-    attention={
-        "vace_blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
-        "vace_blocks.*.attn2": Attention("WanAttnProcessor"),
-        "blocks.*.attn1": Attention("WanAttnProcessor", ("image",)),
-        "blocks.*.attn2": Attention("WanAttnProcessor"),
-    },
+    attention={**{f"vace_{name}": fact for name, fact in WAN.attention.items()}, **WAN.attention},
     batch_dims={"control_hidden_states_scale": None},
 )

@@ -7,7 +7,6 @@ parameters, sharded if the transformer's are, whose hooks and attention processo
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 from torch import nn
 
@@ -48,7 +47,7 @@ def tell_apart(module: nn.Module, transformers: Iterable[nn.Module], undo: ExitS
         seats(parent)[name] = twins.setdefault(id(child), _twin(path, child))
         undo.callback(_put_back, parent, name, twins[id(child)], child)
 
-    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def check(module: nn.Module, args: tuple[object, ...]) -> None:
         for parent, name, child in shared:
             if seats(parent)[name] is not twins[id(child)]:
                 raise ValueError(

@@ -9,7 +9,6 @@ without a second branch costs its speed and never the picture.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,15 +24,7 @@ from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import FIRST, SECOND, Deferred, Pair, plain
 from ditmesh.upstream.modules import argument_names, bind, intercept_call
 from ditmesh.upstream.request import Requests
-from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a tensor looks like, for a rank that does not have it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+from ditmesh.upstream.trees import map_tensors, tensors, tree_flatten, tree_map, tree_unflatten
 
 
 class Branches:
@@ -81,7 +72,7 @@ class Guidance:
         self.title, self.names, self.mesh = spec.title, argument_names(model), mesh
         self.is_distilled, self.memories = is_distilled, spec.memories
         self.halves = Halves(model, spec)
-        self.forms: dict[Any, Any] = {}
+        self.forms: dict[Any, Any] = {}  # of outputs, as tensors without memory
         self.branches = Branches(None)
         self.in_halves = False
         self.begin_request()
@@ -134,21 +125,21 @@ class Guidance:
         whole = [all_gather(x, 0, [len(x)] * 2, self.mesh) if isinstance(x, Tensor) else x for x in leaves]
         return tree_unflatten(whole, form)
 
-    def _first(self, key: Any, bound: dict[str, Any]) -> Any:
+    def _first(self, key: object, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
         output = self._run_on(FIRST, key, bound)
         repeats = self.in_one_batch[key]
-        pair = self.branches.pair = Pair(self.mesh, _tensors(output), lambda: self._alone(repeats))
-        return tree_map(lambda x: Deferred.of(x, pair), output)
+        pair = self.branches.pair = Pair(self.mesh, tensors(output), lambda: self._alone(repeats))
+        return map_tensors(lambda x: Deferred.of(x, pair), output)
 
-    def _second(self, pair: Pair, key: Any, bound: dict[str, Any]) -> Any:
+    def _second(self, pair: Pair, key: object, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
         output = self._run_on(SECOND, key, bound)
-        pair.complete(_tensors(output))
+        pair.complete(tensors(output))
         self.branches.completed = True
         return output
 
-    def _run_on(self, rank: int, key: Any, bound: dict[str, Any]) -> Any:
+    def _run_on(self, rank: int, key: object, bound: dict[str, Any]) -> Any:
         """A branch on the rank that runs it, and room for it on the other one.
 
         Raises:
@@ -158,8 +149,8 @@ class Guidance:
         told: list[Any] = [None]
         if is_here:
             try:
-                output = tree_map(_contiguous, self.run(**bound))
-                told = [tree_map(lambda x: Form(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x, output)]
+                output = map_tensors(Tensor.contiguous, self.run(**bound))
+                told = [map_tensors(lambda x: torch.empty_like(x, device="meta"), output)]
             except ValueError as refusal:
                 if is_known:
                     raise
@@ -172,11 +163,8 @@ class Guidance:
             self.forms[rank, key] = told[0]
         if is_here:
             return output
-        device = _tensors(bound)[0].device
-        return tree_map(
-            lambda x: torch.full(x.shape, torch.nan, dtype=x.dtype, device=device) if isinstance(x, Form) else x,
-            self.forms[rank, key],
-        )
+        device = tensors(bound)[0].device
+        return map_tensors(lambda x: torch.full_like(x, torch.nan, device=device), self.forms[rank, key])
 
     def _alone(self, repeats: int) -> None:
         """A step has one branch: some do, but not the first. Or it has several in a batch that has no halves."""
@@ -198,22 +186,14 @@ class Guidance:
             )
         logging.getLogger("ditmesh").info("a step of %s has one branch; its second rank waits", self.title)
 
-    def _count_repeats(self, latents: Any) -> int:
+    def _count_repeats(self, latents: object) -> int:
         """How many times a batch holds the same latents, for as many branches; the ranks decide it as one."""
-        leaves = _tensors(latents)
+        leaves = tensors(latents)
         if not leaves:
             return 1
         decided = torch.tensor([count_repeats(latents)], dtype=torch.int32, device=leaves[0].device)
         dist.broadcast(decided, group=self.mesh.get_group(), group_src=FIRST)
         return int(decided.item())
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-def _contiguous(x: Any) -> Any:
-    return x.contiguous() if isinstance(x, Tensor) else x
 
 
 def _form_of(bound: dict[str, Any]) -> Any:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from ditmesh.spec import ModelSpec, Refuse, Same, Split
 from ditmesh.upstream.dispatcher import keeps_samples_apart, processors
-from ditmesh.upstream.trees import tree_leaves
+from ditmesh.upstream.trees import tensors, tree_leaves
 
 OTHERWISE = "use these ranks otherwise: tp_size=2, or dp_size=2 for two pictures at once."
 
 
-def count_repeats(latents: Any) -> int:
+def count_repeats(latents: object) -> int:
     """How many times a batch holds the same samples: 2 if its halves are equal, else 3 if its thirds are, else 1."""
     if not isinstance(latents, Tensor | list) or (isinstance(latents, Tensor) and not latents.ndim):
         return 1
@@ -72,7 +72,7 @@ class Halves:
                 self._refuse(f"whose branches differ in {name}: {dim.why} Let them have the same, or")
             return first, second
         listed = isinstance(latents, list)
-        if isinstance(value, list) and len(value) == batch and (listed or not _has_tensors(value)):
+        if isinstance(value, list) and len(value) == batch and (listed or not tensors(value)):
             return value[: batch // 2], value[batch // 2 :]
         if isinstance(value, list | tuple):
             halves = [self.of(name, x, latents) for x in value]
@@ -97,7 +97,3 @@ class Halves:
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(f"cfg_size=2 cannot halve a batch of {self.title} {why} {OTHERWISE}")
-
-
-def _has_tensors(tree: Any) -> bool:
-    return any(isinstance(x, Tensor) for x in tree_leaves(tree))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ditmesh.models.text_encoders import PLANS, TEXT_ENCODERS
-from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
+from ditmesh.parallel.tensor.linears import keep_part, shard_columns, shard_rows
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
@@ -197,7 +197,7 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
     if len(set(counts)) == 1:
         return {"num_key_value_groups": counts[0], "num_key_value_heads": len(counts)}
 
-    def repeat_heads(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def repeat_heads(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
         heads = zip(output.split(width, -1), counts, strict=True)
         return torch.cat([head for head, count in heads for _ in range(count)], -1)
 
@@ -205,7 +205,7 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
     return {"num_key_value_groups": 1, "num_key_value_heads": len(served_by)}
 
 
-def _set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> None:
+def _set_facts(module: nn.Module, facts: Mapping[str, object], undo: ExitStack) -> None:
     """Tell an instance what it holds now, where it keeps that fact."""
     missing = object()
     for fact, value in facts.items():
@@ -216,12 +216,7 @@ def _set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> 
 def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     """Keep the columns of this rank's heads."""
     _set_facts(table, {"embedding_dim": len(shard.kept[shard.mesh.get_local_rank()][0])}, undo)
-    table.weight = parameter(shard.cut(table.weight), table.weight)
-    keep_share(table, undo, weight=shard.restore)
-
-    @undo.callback
-    def restore() -> None:
-        table.weight = parameter(shard.restore(table.weight), table.weight)
+    keep_part(table, "weight", shard.cut, shard.restore, undo)
 
 
 def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: Axis, undo: ExitStack) -> set[int]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Generator, Tensor
@@ -85,12 +85,14 @@ def _add(x: object, add: Callable[[bytes], object]) -> None:
         add(f"{tuple(x.shape)} {x.dtype}".encode())
         add(_bytes(x.detach().cpu().contiguous().flatten().view(torch.uint8)))
     elif isinstance(x, Mapping):
-        for key in sorted(x, key=repr):
+        items = cast("Mapping[object, object]", x)
+        for key in sorted(items, key=repr):
             add(repr(key).encode())
-            _add(x[key], add)
+            _add(items[key], add)
     elif isinstance(x, list | tuple):
-        add(f"{len(x)} of".encode())
-        for one in x:
+        several = cast("Sequence[object]", x)
+        add(f"{len(several)} of".encode())
+        for one in several:
             _add(one, add)
     elif isinstance(x, str | int | float | bytes | None):
         add(repr(x).encode())

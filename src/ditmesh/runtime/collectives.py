@@ -1,4 +1,4 @@
-"""The few collectives we use, on tensors whose shard sizes every rank already knows; counts calls and bytes when asked.
+"""The few collectives we use, on tensors whose shard sizes every rank already knows.
 
 Each takes the one-dimensional mesh of the ranks that take part. They are for inference: no gradient passes through.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from ditmesh.runtime.mesh import Axis
 
 # torch 2.13 renamed it.
-_all_gather_single = vars(dist).get("all_gather_single", dist.all_gather_into_tensor)
+_all_gather_single: Callable[..., Any] = vars(dist).get("all_gather_single") or vars(dist)["all_gather_into_tensor"]
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def never_compiled(function: Function) -> Function:
     """Keep a function out of compiled graphs: one that waits for a transfer, or remembers what a graph would guard."""
-    wrapped: Any = torch.compiler.disable(function)
+    wrapped: Any = torch.compiler.disable(function)  # pyright: ignore[reportUnknownMemberType]
     return wrapped
 
 
@@ -45,14 +45,15 @@ def _reachable(x: Tensor, mesh: Axis) -> Tensor:
 def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
     """The sum over the ranks, in place unless the tensor is offloaded."""
     summed = _reachable(x, mesh)
-    dist.all_reduce(summed, group=mesh.get_group())
+    dist.all_reduce(summed, group=mesh.get_group())  # pyright: ignore[reportUnknownMemberType]
     return summed.to(x.device)
 
 
 def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axis) -> Tensor:
     """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
     received = x.new_empty(sum(receive))
-    dist.all_to_all_single(received, x.detach(), list(receive), list(send), group=mesh.get_group())
+    group = mesh.get_group()
+    dist.all_to_all_single(received, x.detach(), list(receive), list(send), group)  # pyright: ignore[reportUnknownMemberType]
     return received
 
 
@@ -79,7 +80,7 @@ class Rotation:
 
     def __init__(self, sent: Tensor, received: Tensor, mesh: Axis):
         group, rank, degree = mesh.get_group(), mesh.get_local_rank(), mesh.size()
-        sent, transfers = sent.detach(), []
+        sent, transfers = sent.detach(), list[dist.P2POp]()
         if sent.numel():
             transfers.append(dist.P2POp(dist.isend, sent, group=group, group_peer=(rank + 1) % degree))
         if received.numel():

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +89,7 @@ def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
     failed: Sequence[int] = ()
     try:
         with first_death() as failed:
-            run.main(list(arguments))
+            run.main(list(arguments))  # pyright: ignore[reportUnknownMemberType]
     except ChildFailedError as error:
         return end_of(error.failures, next(iter(failed), None))
     except SignalException as stopped:
@@ -135,7 +135,7 @@ def cores() -> int:
 
 
 @contextmanager
-def first_death() -> Iterator[list[int]]:
+def first_death() -> Generator[list[int]]:
     """See which child of this process is the first to fail, before torch.distributed.run ends the others; on Linux."""
     failed, over = list[int](), threading.Event()
 

@@ -96,7 +96,7 @@ class Mesh:
 
     layout: ParallelismConfig
     device_type: str
-    axes: dict[Axis, None] = field(default_factory=dict, compare=False)
+    axes: dict[Axis, None] = field(default_factory=dict[Axis, None], compare=False)
 
     def __getitem__(self, axis: str) -> Axis:
         return self.along(axis)

@@ -43,7 +43,7 @@ class Shard:
         """The whole parameter, from every rank's shard."""
         sizes = [sum(map(len, kept)) for kept in self.kept]
         kept = list(chain(*self.kept))
-        pieces = all_gather(x, self.dim, sizes, self.mesh).split([len(piece) for piece in kept], self.dim)
+        pieces = torch.split(all_gather(x, self.dim, sizes, self.mesh), [len(piece) for piece in kept], self.dim)
         shape = list(x.shape)
         shape[self.dim] = self.length
         whole = x.new_empty(shape)

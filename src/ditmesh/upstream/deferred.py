@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ditmesh.runtime.mesh import Axis
-from ditmesh.upstream.trees import tree_leaves, tree_map
+from ditmesh.upstream.trees import map_tensors, tensors, tree_leaves, tree_map
 
 FIRST, SECOND = 0, 1  # ranks, by the branch they run
 
@@ -44,10 +44,10 @@ class Source:
     def restate(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What says the same numbers in another way is deferred too. A copy is made again when they are there."""
         out, memory = func(*args, **kwargs), args[0].untyped_storage().data_ptr()
-        copies = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        copies = tensors(out)
         if any(x.untyped_storage().data_ptr() != memory for x in copies):
             self.copies.append(lambda: _refill(copies, func(*args, **kwargs)))
-        return tree_map(lambda x: Deferred.of(x, self), out)
+        return map_tensors(lambda x: Deferred.of(x, self), out)
 
     def _refill_copies(self) -> None:
         with torch._C.DisableTorchFunctionSubclass():
@@ -62,10 +62,8 @@ class Deferred(Tensor):
     source: Source
 
     @staticmethod
-    def of(x: Any, source: Source) -> Any:
-        """The same memory, deferred; what is no tensor stays what it is."""
-        if not isinstance(x, Tensor):
-            return x
+    def of(x: Tensor, source: Source) -> "Deferred":
+        """The same memory, deferred."""
         deferred = x.as_subclass(Deferred)
         deferred.source = source
         return deferred
@@ -88,16 +86,16 @@ class Deferred(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(plain(self), memo)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> Any:
         return plain(self).__reduce_ex__(protocol)
 
 
-def _is_plain(index: Any) -> bool:
+def _is_plain(index: object) -> bool:
     return all(isinstance(x, PLAIN_INDEX) for x in (index if isinstance(index, tuple) else (index,)))
 
 
-def _refill(copies: list[Tensor], now: Any) -> None:
-    for made, x in zip(copies, (x for x in tree_leaves(now) if isinstance(x, Tensor)), strict=True):
+def _refill(copies: list[Tensor], now: object) -> None:
+    for made, x in zip(copies, tensors(now), strict=True):
         made.copy_(x)
 
 
@@ -144,7 +142,7 @@ class Later(Source):
         """The tensor to hand out."""
         return Deferred.of(self.memory, self)
 
-    def is_unread(self, x: Any) -> bool:
+    def is_unread(self, x: object) -> bool:
         """Whether ``x`` is the whole of this tensor, and nobody has asked for its numbers."""
         return isinstance(x, Deferred) and x.source is self and not self.settled and same(x, self.memory)
 
@@ -162,7 +160,7 @@ class Later(Source):
         self._refill_copies()
 
 
-def same(x: Any, y: Any) -> bool:
+def same(x: object, y: object) -> bool:
     """Whether two tensors are the same memory in the same form."""
     x, y = bare(x), bare(y)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and x.data_ptr() == y.data_ptr()):
@@ -170,7 +168,7 @@ def same(x: Any, y: Any) -> bool:
     return (x.shape, x.stride(), x.dtype, x.device) == (y.shape, y.stride(), y.dtype, y.device)
 
 
-def bare(x: Any) -> Any:
+def bare(x: object) -> Any:
     """The memory of a deferred tensor, whatever is in it."""
     if not isinstance(x, Deferred):
         return x
@@ -178,7 +176,7 @@ def bare(x: Any) -> Any:
         return x.as_subclass(Tensor)
 
 
-def plain(tree: Any) -> Any:
+def plain(tree: object) -> Any:
     """What was given, with the numbers of every deferred tensor in it."""
     deferred = [x for x in tree_leaves(tree) if isinstance(x, Deferred)]
     for x in deferred:

@@ -91,7 +91,7 @@ def processors(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, vars(module)["processor"]
 
 
-def keeps_samples_apart(processor: Any) -> bool:
+def keeps_samples_apart(processor: object) -> bool:
     """Whether each sample of a batch attends to itself alone: so it does in every model of diffusers without PAG."""
     kind = type(processor)
     kind = kind.__bases__[0] if kind.__module__ == __name__ else kind  # one that ``intercepted`` made
@@ -175,13 +175,13 @@ def follow_backend(
     override(model, "reset_attention_backend", partial(follow, model.reset_attention_backend), undo)
 
 
-def layer_of(processor: Any) -> Any:
+def layer_of(processor: object) -> Any:
     """What ``reroute`` gave a processor."""
     held = vars(processor)
     return held["_ditmesh_route"][1] if "_ditmesh_route" in held else held.get("_parallel_config")
 
 
-def _asks_dispatcher(processor: Any) -> bool:
+def _asks_dispatcher(processor: object) -> bool:
     """Whether a processor passes what it holds as ``_attention_backend`` and ``_parallel_config`` to the dispatcher."""
     return "_parallel_config" in dir(type(processor))
 
@@ -191,24 +191,13 @@ def _dispatch(processor: Any) -> Callable[..., Tensor]:
 
     samples = itertools.count()  # of the calls in one call of the processor
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         backend, layer = processor._ditmesh_route
         sample = next(samples)
         if layer is not None and sample:
             layer = replace(layer, sample=sample)
-        return dispatch_attention_fn(
-            q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, backend=backend, parallel_config=layer
-        ).transpose(1, 2)
+        return dispatch_attention_fn(q, k, v, *args, backend=backend, parallel_config=layer, **kwargs).transpose(1, 2)
 
     return attend
 

@@ -55,7 +55,7 @@ class Place:
 def follow(model: nn.Module, places: "list[Place] | list[ShardedLinear]", undo: ExitStack) -> None:
     """Settle places before each forward of the model, and free them in the end."""
 
-    def settle(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def settle(module: nn.Module, args: tuple[object, ...]) -> None:
         for place in places:
             place.settle()
 
@@ -200,7 +200,7 @@ class Adapters:
             override(model, "load_lora_adapter", self._loads(model), undo)
             override(model, "fuse_lora", self._settled(model.fuse_lora), undo)
 
-    def around(self, pipe: Any, undo: ExitStack) -> None:
+    def around(self, pipe: object, undo: ExitStack) -> None:
         """Show the pipeline's own loader, which may compare shapes, the whole ones."""
         if not isinstance(pipe, LoraBaseMixin):
             return

@@ -66,7 +66,7 @@ def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
     return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
 
 
-def unwrapped(module: Any) -> Any:
+def unwrapped(module: object) -> Any:
     """The module that ``torch.compile`` made a callable of, or what was given."""
     while isinstance(module, OptimizedModule):
         module = module._orig_mod
@@ -108,7 +108,7 @@ def argument_names(module: nn.Module) -> list[str]:
     return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
-def bind(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def bind(names: list[str], args: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
     return dict(zip(names, args, strict=False)) | kwargs
 
@@ -129,7 +129,7 @@ class Link:
         self.run: Callable[..., Any] = block.forward
         self.names = argument_names(block)
 
-    def streams(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Streams:
+    def streams(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> Streams:
         """The streams among the arguments of a call."""
         given = bind(self.names, args, kwargs)
         return {name: given.get(name) for name in self.returns if name}
@@ -173,7 +173,7 @@ def foreign_hooks(model: nn.Module, blocks: Iterable[nn.Module]) -> bool:
     return any(home is None or home.__name__.partition(".")[0] != "ditmesh" for home in homes)
 
 
-def held(owner: Any, name: str, otherwise: Any = None) -> Any:
+def held(owner: object, name: str, otherwise: object = None) -> Any:
     """What an instance itself, and not its class, has under a name."""
     return vars(owner).get(name, otherwise)
 
@@ -208,7 +208,7 @@ def _no_values(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(x.shape, dtype=dtype if x.is_floating_point() else x.dtype, device="meta")
 
 
-def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
+def override(owner: object, name: str, value: object, undo: ExitStack) -> None:
     """Give an instance, and no other of its class, another attribute or method; ``undo`` takes what takes it back."""
     own = vars(owner)
     if name in own:

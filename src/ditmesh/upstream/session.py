@@ -98,7 +98,7 @@ class Session:
         return context
 
 
-def _shapes(values: Any) -> Any:
+def _shapes(values: object) -> Any:
     if isinstance(values, Tensor):
         return tuple(values.shape)
     if isinstance(values, dict):

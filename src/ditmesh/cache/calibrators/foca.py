@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ditmesh.config.cache import CalibratorConfig
 
@@ -22,7 +22,7 @@ class FoCaCalibratorConfig(CalibratorConfig):
     enable_encoder_calibrator: bool = True
     calibrator_type: str = "foca"
 
-    def forecast(self, total: Any) -> FoCa:
+    def forecast(self, total: object) -> FoCa:
         return FoCa()
 
 

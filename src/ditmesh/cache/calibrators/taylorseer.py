@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ditmesh.config.cache import CalibratorConfig, check_count, setting
 
@@ -30,7 +30,7 @@ class TaylorSeerCalibratorConfig(CalibratorConfig):
     def tag(self) -> str:
         return f"T1O{self.taylorseer_order}"
 
-    def forecast(self, total: Any) -> TaylorSeer:
+    def forecast(self, total: object) -> TaylorSeer:
         return TaylorSeer(self.taylorseer_order)
 
 

@@ -72,10 +72,10 @@ class StepClock:
             torch.cuda.synchronize()
         return time.perf_counter() if self.cuda else time.process_time()
 
-    def _start(self, module: nn.Module, args: Any) -> None:
+    def _start(self, module: nn.Module, args: object) -> None:
         self.started = self._now()
 
-    def _stop(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _stop(self, module: nn.Module, args: object, output: object) -> None:
         self.seconds += self._now() - self.started
 
 

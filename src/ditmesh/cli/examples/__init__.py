@@ -1,14 +1,39 @@
-"""The examples of `ditmesh generate`: what each loads and how it calls it, as data."""
+"""The examples of `ditmesh generate`: what each loads and how it calls it, read from the YAML files beside this."""
 
 import difflib
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from ditmesh.cli.examples.edits import EDITS
-from ditmesh.cli.examples.pictures import PICTURES
-from ditmesh.cli.examples.videos import VIDEOS
-from ditmesh.job.example import Example
+import yaml
 
-EXAMPLES = {example.name: example for example in (*PICTURES, *EDITS, *VIDEOS)}
+import ditmesh
+from ditmesh.job.example import CacheSettings, ControlNet, Example, Images, Lora
+
+HERE, PACKAGE = Path(__file__).parent, Path(ditmesh.__file__).parent
+PARTS = {"images": Images, "lora": Lora, "controlnet": ControlNet, "cache": CacheSettings}
+
+
+def _read(file: str) -> dict[str, Example]:
+    """The examples of a file; what begins with a dot is for others of the file to repeat."""
+    rows: dict[str, dict[str, Any]] = yaml.safe_load((HERE / file).read_text())
+    return {name: _example(name, row) for name, row in rows.items() if not name.startswith(".")}
+
+
+def _example(name: str, row: dict[str, Any]) -> Example:
+    fields = {"folder_variable": f"{name.upper().replace('.', '_')}_DIR"} | row
+    if fields["folder_variable"] is None:
+        fields["model"] = str(PACKAGE / fields["model"])
+    parts = {part: kind(**_frozen(row[part])) for part, kind in PARTS.items() if part in row}
+    return Example(name, **_frozen(fields) | parts)
+
+
+def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+PICTURES = _read("pictures.yaml")
+EXAMPLES = {**PICTURES, **_read("edits.yaml"), **_read("videos.yaml")}
 # Names that users may know from elsewhere.
 ABSENT = {
     "boogu_image_edit": "diffusers has no pipeline for it",

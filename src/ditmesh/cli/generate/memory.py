@@ -7,80 +7,53 @@ hooks are removed when the call ends.
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 LOAD, HOST = "load", "load, host"
 PHASES: tuple[str, ...] = (LOAD, "encode", "denoise", "decode")
-GIB = 1024**3
-CLEAR_PEAK = "5"  # for /proc/PID/clear_refs: set the peak resident size to the present one (proc_pid_clear_refs(5))
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
+CLEAR_PEAK = "5"  # set the peak resident size to the present one (proc_pid_clear_refs(5))
 
 
-class Gauge(Protocol):
-    """Measures a peak, and says what it measures."""
+@dataclass(frozen=True)
+class Gauge:
+    """Measures a peak in bytes, and says what it measures."""
 
     title: str
-
-    def reset(self) -> None: ...
-    def peak(self) -> int: ...
-
-
-class DeviceMemory:
-    """What PyTorch's allocator holds on a CUDA device."""
-
-    title = "Peak device memory allocated, GiB"
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def reset(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self.device)
-
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device)
-
-
-class ResidentMemory:
-    """What Linux holds in memory for this process, Python and libraries included."""
-
-    title = "Peak resident memory of the process, GiB (Python and libraries included)"
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def reset(self) -> None:
-        self.clear.write_text(CLEAR_PEAK)
-
-    def peak(self) -> int:
-        line = next(line for line in self.status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-
-
-class LifetimeMemory:
-    """The peak since the process began, where the system has no way to reset it."""
-
-    title = "Peak resident memory since the start, GiB (this system cannot measure phases apart)"
-
-    def reset(self) -> None:
-        pass
-
-    def peak(self) -> int:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    reset: Callable[[], object]
+    peak: Callable[[], int]
 
 
 def gauge_for(device: torch.device) -> Gauge:
-    """The best measure there is for a device."""
+    """The best measure there is for a device: PyTorch's allocator, or what the system holds for this process."""
     if device.type == "cuda":
-        return DeviceMemory(device)
-    resident = ResidentMemory()
+        reset, peak = torch.cuda.reset_peak_memory_stats, torch.cuda.max_memory_allocated
+        return Gauge("Peak device memory allocated, GiB", partial(reset, device), partial(peak, device))
+    whole = "Peak resident memory"
     try:
-        resident.reset()
+        CLEAR.write_text(CLEAR_PEAK)
     except OSError:  # not Linux, or a container that does not allow it
-        return LifetimeMemory()
-    return resident
+        since = f"{whole} since the start, GiB (this system cannot measure phases apart)"
+        return Gauge(since, lambda: None, _lifetime_peak)
+    title = f"{whole} of the process, GiB (Python and libraries included)"
+    return Gauge(title, partial(CLEAR.write_text, CLEAR_PEAK), _resident_peak)
+
+
+def _resident_peak() -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _lifetime_peak() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def peaks_for(device: torch.device) -> "PhasePeaks":
@@ -112,23 +85,19 @@ class PhasePeaks:
         if phase == LOAD:
             self.host.reset()
 
+    def _follow(self, before: str, after: str, *_: object) -> None:
+        if self.phase == before:
+            self.begin(after)
+
     @contextmanager
     def of_call(self, pipe: Any) -> Iterator[None]:
         """Measure the phases of one call of the pipeline."""
-
-        def follows(before: str, after: str):
-            def hook(*_: Any) -> None:
-                if self.phase == before:
-                    self.begin(after)
-
-            return hook
-
         starts = [
-            (part, follows("encode", "denoise"))
+            (part, partial(self._follow, "encode", "denoise"))
             for name, part in pipe.components.items()
             if name.startswith(("transformer", "controlnet")) and part is not None
         ]
-        starts.append((pipe.vae.decoder, follows("denoise", "decode")))
+        starts.append((pipe.vae.decoder, partial(self._follow, "denoise", "decode")))
         handles = [module.register_forward_pre_hook(hook) for module, hook in starts]
         self.begin("encode")
         try:

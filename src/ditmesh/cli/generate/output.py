@@ -5,7 +5,6 @@ import wave
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -26,7 +25,7 @@ def save(
     fps: int,
     sound: np.ndarray | None = None,
     rate: int = 0,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> list[Path]:
     """Write each of [batch, frames, height, width, channels] in [0, 1]; return the files, numbered if several.
 
@@ -45,7 +44,7 @@ def save(
 
 
 def _save_video(
-    frames: np.ndarray, path: Path, fps: int, sound: np.ndarray | None, rate: int, facts: Mapping[str, Any]
+    frames: np.ndarray, path: Path, fps: int, sound: np.ndarray | None, rate: int, facts: Mapping[str, object]
 ) -> None:
     # H.264 halves the colour's resolution, so it wants even sizes: the last row or column is repeated if need be.
     height, width = frames.shape[1:3]

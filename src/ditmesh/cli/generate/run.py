@@ -88,7 +88,7 @@ def timed(
     return time.perf_counter() - started, drawn
 
 
-def lossy_tag(pipe: Any, job: Job, show: bool) -> str:
+def lossy_tag(pipe: object, job: Job, show: bool) -> str:
     """What makes the result differ: patches, or the cache with its cached steps, shown as a table if that was asked."""
     if job.layout.is_lossy:
         return f"M{job.layout.patches}_W{job.layout.warmup_steps}"

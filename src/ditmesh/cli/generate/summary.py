@@ -19,7 +19,7 @@ from ditmesh.runtime.terminal import shown
 RUNS = {"model": "part", "block_level": "block", "leaf_level": "layer", "sequential": "layer"}  # by what is offloaded
 
 
-def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
+def print_facts(console: Console, title: str, facts: Mapping[str, object]) -> None:
     """A title, and under it one line of name and value for each fact."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -64,7 +64,7 @@ def input_facts(job: Job) -> dict[str, Any]:
     return {**{name: _shown(value) for name, value in job.call.items()}, "seed": seed}
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> Any:
     if isinstance(value, Image.Image):
         return f"{value.mode} image, {value.height}x{value.width}"
     if isinstance(value, list) and any(isinstance(item, Image.Image) for item in value):

@@ -5,13 +5,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ditmesh.config.words import either
 from ditmesh.models import AUTOENCODERS, CONTROLNETS, SPECS, TEXT_ENCODERS
 from ditmesh.spec import Attention, Count, Cut, Fused, Gather, Heads, Length, ModelSpec, PerHead, Refuse, Sharded, Split
 
-Style = str | Fused | Heads | PerHead | Sharded
 Cell = tuple[str, ...]  # the lines of it
 
-
+STYLES: Mapping[str | type, str] = {
+    Sharded: "a rank keeps a share of its parameters, and the outputs are summed",
+    PerHead: "a rank keeps what its heads read",
+    Heads: "a rank counts its own heads",
+    "heads": "a rank counts its own heads",
+    "colwise": "a rank keeps its outputs",
+    "colwise_gather_output": "a rank keeps its outputs, which are gathered",
+    "rowwise": "a rank keeps its inputs, and the outputs are summed",
+    "norm_across_heads": "a rank keeps its heads, and the mean square crosses ranks",
+}
 # Every kind of module that has sheets: its title, what the columns say, and the sheets by class.
 SHEETS: tuple[tuple[str, str, Mapping[str, ModelSpec]], ...] = (
     (
@@ -34,8 +43,11 @@ class Table:
 
     title: str
     about: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[Mapping[str, Cell], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.rows[0])
 
 
 @dataclass(frozen=True)
@@ -57,19 +69,18 @@ def sheet_of(name: str) -> ModelSpec | None:
 
 
 def _sheets(title: str, about: str, specs: Mapping[str, ModelSpec]) -> Table:
-    columns = ("MODEL", "CLASS", "TP", "CP", "BLOCKS", "LIMITS")
     rows = [
-        (
-            (spec.title,),
-            (name,),
-            ("yes" if spec.tp_plan else "no",),
-            (", ".join(stream.replace("_", " ") for stream in _streams_cut(spec)) or "no",),
-            tuple(blocks.path for blocks in spec.blocks),
-            tuple(_limits(spec)),
-        )
+        {
+            "MODEL": (spec.title,),
+            "CLASS": (name,),
+            "TP": ("yes" if spec.tp_plan else "no",),
+            "CP": (", ".join(stream.replace("_", " ") for stream in _streams_cut(spec)) or "no",),
+            "BLOCKS": tuple(blocks.path for blocks in spec.blocks),
+            "LIMITS": tuple(_limits(spec)),
+        }
         for name, spec in specs.items()
     ]
-    return Table(title, about, columns, tuple(sorted(rows, key=lambda row: row[0][0].lower())))
+    return Table(title, about, tuple(sorted(rows, key=lambda row: row["MODEL"][0].lower())))
 
 
 def _text_encoders() -> Table:
@@ -77,8 +88,8 @@ def _text_encoders() -> Table:
         "Sharded over all ranks: attention by heads, MLPs by columns, token embeddings by vocabulary. Another class is "
         "taken if transformers or ditmesh has a tensor-parallel plan for its language model, or else refused by name."
     )
-    rows = [((name,), (_kept_whole(whole),)) for name, whole in TEXT_ENCODERS.items()]
-    return Table("Text encoders", about, ("CLASS", "WHOLE ON EVERY RANK"), tuple(rows))
+    rows = [{"CLASS": (name,), "WHOLE ON EVERY RANK": (_kept_whole(whole),)} for name, whole in TEXT_ENCODERS.items()]
+    return Table("Text encoders", about, tuple(rows))
 
 
 def _kept_whole(modules: tuple[str, ...]) -> str:
@@ -90,8 +101,8 @@ def _autoencoders() -> Table:
         "Encoding and decoding are cut into bands of rows over all ranks. Another class is taken if every part of it "
         "is known not to mix rows, or how; a part that is not known is refused by name."
     )
-    rows = [((name,), (f"[{', '.join(known.takes)}]",)) for name, known in AUTOENCODERS.items()]
-    return Table("Autoencoders", about, ("CLASS", "TAKES"), tuple(rows))
+    rows = [{"CLASS": (name,), "TAKES": (f"[{', '.join(known.takes)}]",)} for name, known in AUTOENCODERS.items()]
+    return Table("Autoencoders", about, tuple(rows))
 
 
 def find(name: str) -> str:
@@ -106,21 +117,17 @@ def find(name: str) -> str:
     if len(matches) == 1:
         return next(iter(matches))
     if matches and _plain(name):
-        raise ValueError(f"{name!r} may be {_either(sorted(matches.values()))}; name one of them.")
+        raise ValueError(f"{name!r} may be {either(sorted(matches.values()))}; name one of them.")
     close = difflib.get_close_matches(_plain(name), {_plain(known): known for known in names})
     meant = sorted(known for known in names if _plain(known) in close)
-    hint = f"did you mean {_either(meant)}?" if meant else "`ditmesh models` lists all there is."
+    hint = f"did you mean {either(meant)}?" if meant else "`ditmesh models` lists all there is."
     raise ValueError(f"nothing here is called {name!r}; {hint}")
 
 
 def _names() -> dict[str, str]:
     """What may be asked for -> the class it is."""
-    found = {}
-    for table in tables():
-        at = table.columns.index("CLASS")
-        for row in table.rows:
-            found |= {row[0][0]: row[at][0], row[at][0]: row[at][0]}
-    return found
+    rows = [row for table in tables() for row in table.rows]
+    return {name: row["CLASS"][0] for row in rows for name in (*row.get("MODEL", ()), *row["CLASS"])}
 
 
 def _plain(name: str) -> str:
@@ -138,12 +145,9 @@ def facts_of(name: str, config: Mapping[str, Any] | None = None) -> list[Facts]:
     if spec is not None:
         return list(_sheet_facts(spec, config))
     for table in tables():
-        at = table.columns.index("CLASS")
-        for row in table.rows:
-            if row[at][0] == name:
-                told = zip(table.columns, row, strict=True)
-                facts = tuple((column.lower(), ", ".join(cell)) for column, cell in told if "".join(cell))
-                return [Facts(table.title, (*facts, ("how", table.about)))]
+        for row in (row for row in table.rows if row["CLASS"] == (name,)):
+            facts = tuple((column.lower(), ", ".join(cell)) for column, cell in row.items() if "".join(cell))
+            return [Facts(table.title, (*facts, ("how", table.about)))]
     raise ValueError(f"{name} is not in the matrix.")
 
 
@@ -164,7 +168,7 @@ def _sheet_facts(spec: ModelSpec, config: Mapping[str, Any] | None) -> Iterator[
     attentions = {path: _attends(fact) for path, fact in spec.attention.items()}
     yield Facts("Context parallelism: attention", tuple(attentions.items()))
     refused = [(path, f"{key}: {cut.why}") for path, key, cut in _refusals(spec)]
-    limits = [(key, f"only {_either(values)}") for key, values in spec.covers.items()]
+    limits = [(key, f"only {either(values)}") for key, values in spec.covers.items()]
     if refused or limits:
         yield Facts("Refused", tuple([(path or "the call", why) for path, why in refused] + limits))
 
@@ -174,33 +178,22 @@ def _head_facts(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[tuple[st
     text = f"{heads} of {spec.head_width(config)} channels"
     yield "count", text if served_by is None else f"{text}, {served_by} of keys and values"
     sizes = [size for size in range(1, heads + 1) if heads % size == 0 and (served_by or size) % size == 0]
-    yield "tp_size", _either(sizes)
+    yield "tp_size", either(sizes)
     yield "ulysses_size", f"at most {heads} divided by tp_size"
     yield "ring_size", "any"
 
 
-def _by_style(plan: Mapping[str, Style]) -> dict[str, list[str]]:
+def _by_style(plan: Mapping[str, object]) -> dict[str, list[str]]:
     styles: dict[str, list[str]] = {}
     for name, style in plan.items():
         styles.setdefault(_style(style), []).append(name)
     return styles
 
 
-def _style(style: Style) -> str:
+def _style(style: object) -> str:
     if isinstance(style, Fused):
         return f"{_style(style.style)}, part by part of [{' | '.join(style.parts)}]"
-    if isinstance(style, Sharded):
-        return "a rank keeps a share of its parameters, and the outputs are summed"
-    if isinstance(style, PerHead):
-        return "a rank keeps what its heads read"
-    if isinstance(style, Heads) or style == "heads":
-        return "a rank counts its own heads"
-    return {
-        "colwise": "a rank keeps its outputs",
-        "colwise_gather_output": "a rank keeps its outputs, which are gathered",
-        "rowwise": "a rank keeps its inputs, and the outputs are summed",
-        "norm_across_heads": "a rank keeps its heads, and the mean square crosses ranks",
-    }[style]
+    return STYLES[style if isinstance(style, str) else type(style)]
 
 
 def _by_parent(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -256,7 +249,7 @@ def _streams_cut(spec: ModelSpec) -> list[str]:
 
 def _limits(spec: ModelSpec) -> Iterator[str]:
     for key, values in spec.covers.items():
-        yield f"{key}: {_either(values)}"
+        yield f"{key}: {either(values)}"
     for _, key, _ in _refusals(spec):
         yield f"CP without {key}"
 
@@ -266,8 +259,3 @@ def _refusals(spec: ModelSpec) -> Iterator[tuple[str, str | int, Refuse]]:
         for key, cut in plan.items() if isinstance(plan, Mapping) else ():
             if isinstance(cut, Refuse):
                 yield path, key, cut
-
-
-def _either(values: Iterable[Any]) -> str:
-    *most, last = (str(value) for value in values)
-    return f"{', '.join(most)} or {last}" if most else last

@@ -4,7 +4,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,7 +64,7 @@ def _load(model: str) -> None:
         print(f"Error: {shown(str(error))}", file=sys.stderr)
 
 
-def default_config(name: str) -> dict[str, Any] | None:
+def default_config(name: str) -> dict[str, object] | None:
     """The configuration of a class of diffusers that is made without saying anything; None of another package's."""
     if name in offered():
         return None
@@ -81,7 +81,7 @@ def print_table(console: "Console", table: Table) -> None:
     for line in textwrap.wrap(table.about, min(console.width, PROSE)):
         console.print(line, style="dim")
     if not console.is_terminal:
-        lines = [table.columns, *([", ".join(cell) for cell in row] for row in table.rows)]
+        lines = [table.columns, *([", ".join(cell) for cell in row.values()] for row in table.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -98,15 +98,12 @@ def print_table(console: "Console", table: Table) -> None:
 
 
 def _merge(table: Table, together: tuple[str, ...]) -> tuple[list[str], list[list[tuple[str, ...]]]]:
-    """The table with several columns in one, the lines of the second and later ones indented."""
-    merged = [i for i, column in enumerate(table.columns) if column in together]
-    rest = [[i] for i in range(len(table.columns)) if i not in merged]
-    groups = sorted([merged, *rest], key=lambda group: group[0])
-
-    def cell(row: tuple[tuple[str, ...], ...], group: list[int]) -> tuple[str, ...]:
-        return tuple(f"{' ' if i != group[0] else ''}{line}" for i in group for line in row[i])
-
-    return [table.columns[group[0]] for group in groups], [[cell(row, group) for group in groups] for row in table.rows]
+    """The table with several columns in the first of them, the lines of the others indented."""
+    first, *others = (column for column in table.columns if column in together)
+    columns = [column for column in table.columns if column not in others]
+    under = [tuple(f" {line}" for column in others for line in row[column]) for row in table.rows]
+    merged = [{**row, first: row[first] + lines} for row, lines in zip(table.rows, under, strict=True)]
+    return columns, [[row[column] for column in columns] for row in merged]
 
 
 def print_model(console: "Console", name: str, facts: list[Facts]) -> None:
@@ -135,8 +132,8 @@ def page() -> Iterator[str]:
         yield f"| {' | '.join(column.capitalize() if len(column) > 2 else column for column in table.columns)} |"
         yield f"|{'---|' * len(table.columns)}"
         for row in table.rows:
-            cells = zip(table.columns, row, strict=True)
-            yield f"| {' | '.join('<br>'.join(_code(column, line) for line in cell) for column, cell in cells)} |"
+            cells = ("<br>".join(_code(column, line) for line in cell) for column, cell in row.items())
+            yield f"| {' | '.join(cells)} |"
         yield ""
 
 

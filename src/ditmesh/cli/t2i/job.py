@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
-from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.examples.pictures import PICTURES
+from ditmesh.cli.examples import EXAMPLES, PICTURES
 from ditmesh.cli.flags import given_flags
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import Degrees, suggest
 from ditmesh.job.caching import choose_cache
-from ditmesh.job.call import default_arguments, given
+from ditmesh.job.call import asked_arguments, default_arguments, given
 from ditmesh.job.checks import check_facts, check_place
 from ditmesh.job.description import Flags, Job
 from ditmesh.job.example import Example
@@ -26,14 +25,9 @@ from ditmesh.runtime.world import World
 
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")
-FLAGS = Flags(
-    kernel="--attention_backend",
-    cache="cache_dit",
-    compile="compile",
-    offload={"model": "cpu_offload", "sequential": "sequential_cpu_offload", "block_level": "group_offload"},
-    vae_tiling="vae_tiling",
-    vae_slicing="vae_slicing",
-)
+OFFLOADS = {"model": "cpu_offload", "sequential": "sequential_cpu_offload", "block_level": "group_offload"}
+WORDS = {name: name for name in ("compile", "vae_tiling", "vae_slicing")}  # of --optimize
+FLAGS = Flags(kernel="--attention_backend", cache="cache_dit", offload=OFFLOADS, **WORDS)
 
 
 @dataclass(frozen=True)
@@ -97,14 +91,7 @@ def job_of(
     """The job that draws every picture, each with what its row says beside it."""
     if options.torch_dtype not in (None, *DTYPES):
         raise ValueError(f"--torch_dtype {options.torch_dtype} is none of {', '.join(DTYPES)}.")
-    asked = given(
-        negative_prompt=options.negative_prompt,
-        height=options.height,
-        width=options.width,
-        num_inference_steps=options.num_inference_steps,
-        guidance_scale=options.guidance_scale,
-        true_cfg_scale=options.true_cfg_scale,
-    )
+    asked = {name: value for name, value in asked_arguments(options).items() if name != "prompt"}
     check_numbers(given(num_images_per_prompt=options.num_images_per_prompt))
     call = {**default_arguments(example), **asked, "prompt": prompt}
     tuning, kernel, cached = choose_optimizations(options)
@@ -178,11 +165,11 @@ def choose_model(name: str, environment: Mapping[str, str]) -> tuple[Example | N
     """
     if Path(name).expanduser().is_dir():
         return None, name
-    for example in sorted(PICTURES, key=lambda example: example.name != name):
+    for example in sorted(PICTURES.values(), key=lambda example: example.name != name):
         if name in (example.name, example.model, example.model.rpartition("/")[2]):
             return example, environment.get(example.folder_variable or "") or example.model
     if "/" not in name:
-        short = [example.model.rpartition("/")[2] for example in PICTURES if example.folder_variable]
+        short = [example.model.rpartition("/")[2] for example in PICTURES.values() if example.folder_variable]
         raise ValueError(
             f"--model_name {name}: there is no such folder or short name; {suggest(name, dict.fromkeys(short))} "
             f"A model of the hub has an organisation in its name, as in black-forest-labs/FLUX.1-dev."

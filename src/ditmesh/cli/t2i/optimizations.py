@@ -1,5 +1,7 @@
 """What `--optimize` and its kin switch on, by the names users know; the others are refused by name, with why."""
 
+from dataclasses import asdict
+
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest
 from ditmesh.job.description import Tuning
@@ -28,22 +30,19 @@ def choose_optimizations(options: BatchOptions) -> tuple[Tuning, str | None, boo
     asked = [name.strip() for name in (options.optimize or "").split(",") if name.strip()]
     names = {_known(SYNONYMS.get(name, name), "--optimize") for name in asked}
     if options.cache_type is not None:
-        if SYNONYMS.get(options.cache_type, options.cache_type) not in ("cache_dit", *ABSENT):
+        cache = SYNONYMS.get(options.cache_type, options.cache_type)
+        if cache not in ("cache_dit", *ABSENT):
             raise ValueError(f"--cache_type {options.cache_type}: there is no such cache; use cache_dit.")
-        names.add(_known(SYNONYMS.get(options.cache_type, options.cache_type), "--cache_type"))
+        names.add(_known(cache, "--cache_type"))
+    names |= {name.removeprefix("enable_") for name, on in asdict(options).items() if name.startswith("enable_") and on}
     kernels = {*names} & {*KERNELS} | ({options.attention_backend} if options.attention_backend else set())
     if len(kernels) > 1:
         raise ValueError(f"{' and '.join(sorted(kernels))} are both attention kernels; name one of them.")
-    offloads = {*names} & {*OFFLOADS} | ({"cpu_offload"} if options.enable_cpu_offload else set())
+    offloads = {*names} & {*OFFLOADS}
     if len(offloads) > 1:
         raise ValueError(f"{' and '.join(sorted(offloads))} offload the same weights; name one of them.")
-    tuning = Tuning(
-        compile="compile" in names or options.enable_compile,
-        vae_slicing="vae_slicing" in names or options.enable_vae_slicing,
-        vae_tiling="vae_tiling" in names or options.enable_vae_tiling,
-        offload=next((OFFLOADS[name] for name in offloads), None),
-        tf32="tf32" in names,
-    )
+    switches = {f.name: f.name in names for f in fields(Tuning) if f.name != "offload"}
+    tuning = Tuning(offload=next((OFFLOADS[name] for name in offloads), None), **switches)
     return tuning, next(iter(kernels), None), "cache_dit" in names
 
 

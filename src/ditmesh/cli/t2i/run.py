@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,7 +27,7 @@ from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 
-def run(batch: Batch, job: Job, world: World, store: Any) -> int:
+def run(batch: Batch, job: Job, world: World, store: object) -> int:
     """Do the job on this rank; every rank of the world must.
 
     Args:
@@ -62,15 +61,14 @@ def others(world: World) -> list[int]:
 
 
 def order_of(batch: Batch, job: Job, dtype: torch.dtype) -> Order:
-    options, takes = batch.options, taken_arguments(job)
+    options = batch.options
     recipe = Recipe(
         call={name: value for name, value in job.call.items() if name != "prompt"},
         seed=job.seed,
         images=options.num_images_per_prompt or 1,
-        takes=takes,
+        takes=taken_arguments(job),
         title=job.example.pipeline,
         made_by=f"{job.model} {dtype}{lossy(job)}",
-        defaults=takes,
         two_branches=job.layout.cfg_size > 1,
         smallest_side=job.facts.smallest_side,
     )

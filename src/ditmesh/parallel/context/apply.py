@@ -107,7 +107,7 @@ def _attention_layers(model: nn.Module, spec: ModelSpec, sequence: ShardedSequen
 
 
 def _begin(layers: list[tuple[Any, LayerContext]], sequence: ShardedSequence) -> Callable[..., None]:
-    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def begin(module: nn.Module, args: tuple[object, ...]) -> None:
         sequence.begin()
         for attention, layer in layers:
             if layer_of(attention.processor) is not layer:
@@ -130,7 +130,9 @@ def _changes_at(
         if key.partition(".")[0] not in names and f"{key}?" not in plan:
             raise ValueError(f"{owner} takes {', '.join(names)}, and the fact sheet's cp_plan cuts its {key!r}.")
 
-    def change_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def change_inputs(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
         for key, cut in inputs.items():
             name, _, item = key.partition(".")
@@ -173,7 +175,7 @@ def _change_item(value: Any, item: str, cut: Cut, sequence: ShardedSequence) -> 
     return type(value)(_change(x, cut, sequence) if i == int(item) else x for i, x in enumerate(value))
 
 
-def _change(value: Any, cut: Cut, sequence: ShardedSequence) -> Any:
+def _change(value: object, cut: Cut, sequence: ShardedSequence) -> Any:
     """A tensor, or each in a list or dict, cut to this rank's shard or made whole; anything else stays as it is."""
     if isinstance(cut, Length):
         sequence.lengths[cut.stream] = cut.of(value)

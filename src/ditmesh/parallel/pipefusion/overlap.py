@@ -25,21 +25,14 @@ from torch import Tensor
 from ditmesh.models import TOKENWISE_SCHEDULERS
 from ditmesh.parallel.pipefusion.stage_links import Lane
 from ditmesh.parallel.pipefusion.stages import PipeFusion, Step
-from ditmesh.parallel.pipefusion.step_route import (
-    StepRoute,
-    copied,
-    flags,
-    instead,
-    is_tokenwise,
-    step_patch,
-    tensors,
-)
+from ditmesh.parallel.pipefusion.step_route import StepRoute, flags, instead, is_tokenwise, step_patch
 from ditmesh.runtime.collectives import all_reduce
 from ditmesh.runtime.mesh import Mesh, forward_mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.deferred import Later, bare, plain, same
 from ditmesh.upstream.modules import argument_names, bind, foreign_hooks, held, intercept_call, override
 from ditmesh.upstream.request import Requests
+from ditmesh.upstream.trees import map_tensors, tensors
 
 
 @dataclass
@@ -152,7 +145,7 @@ class Overlap:
         flows = bool(self.latents) and self.latents[-1].is_unread(latents)
         latents = bare(latents) if flows else plain(latents)
         # Copies, since the step runs later than it was asked for.
-        step.kwargs = copied(plain(given)) | {self.argument: latents if flows else latents.clone()}
+        step.kwargs = map_tensors(Tensor.clone, plain(given)) | {self.argument: latents if flows else latents.clone()}
         [like] = tensors(route.output)
         self.waiting = Waiting(route, step, self._defer(like, like.shape, self.outputs), latents)
         return instead(like, self.waiting.output.deferred(), route.output)
@@ -177,11 +170,11 @@ class Overlap:
         result = self.stock(**given)
         return result if shown is None else self._watch(*shown, given, result)
 
-    def _takes(self, given: dict[str, Any], latents: Any) -> bool:
+    def _takes(self, given: dict[str, Any], latents: object) -> bool:
         """Whether the scheduler steps the latents that the transformer was given, and each token by itself."""
         return same(given.get("sample"), latents) and is_tokenwise(self.scheduler, given)
 
-    def _watch(self, step: Step, output: Any, given: dict[str, Any], result: Any) -> Any:
+    def _watch(self, step: Step, output: object, given: dict[str, Any], result: object) -> Any:
         """Remember the route of a step, and find out whether somebody reads the latents it made."""
         latents, made, stepped = step.kwargs[self.argument], tensors(output), tensors(result)
         if self._is_over() or not self._takes(given, latents) or not len(made) == len(stepped) == 1:
@@ -238,7 +231,7 @@ def _is_lost(later: Later) -> None:
 
 
 def apply_overlap(
-    pipe: Any, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
+    pipe: object, fusion: PipeFusion, spec: ModelSpec, mesh: Mesh, requests: Requests, undo: ExitStack
 ) -> None:
     """Let stages overlap across steps where the sheet and the scheduler allow it, and a request takes that route.
 

@@ -61,14 +61,14 @@ class Stage:
         self.passed.add(position)
         return position in self.own
 
-    def has_run(self, position: int, output: Any) -> None:
+    def has_run(self, position: int, output: object) -> None:
         """A block of this stage has returned."""
         if position in self.stage_links.outlets:
             self.stage_links.send(position, self.links[position].unpack(output))
         if position == len(self.links) - 1:
             self.at_end()
 
-    def hand_through(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def hand_through(self, position: int, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What a block of another stage returns: the streams it was given, or what its stage has sent."""
         link = self.links[position]
         streams = link.streams(args, kwargs)
@@ -111,7 +111,7 @@ class PipeFusion:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.begin(args, kwargs).now()
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Step":
+    def begin(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> "Step":
         """A call begins a step of its branch. The branch warms up again if the shapes are not those of before."""
         self.session.begin_forward(self.model, args, kwargs)
         if self.patches is None:
@@ -123,7 +123,7 @@ class PipeFusion:
         memory.steps += 1
         return Step(self, memory, args, kwargs)
 
-    def _of_last_stage(self, output: Any, given: list[Any]) -> Any:
+    def _of_last_stage(self, output: object, given: list[Any]) -> Any:
         """The last stage's output on all ranks. What the forward was given stays each rank's own."""
         last, known = self.mesh.size() - 1, {id(x) for x in given}
         is_last = self.mesh.get_local_rank() == last

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ditmesh.models import TOKENWISE_SCHEDULERS
 from ditmesh.parallel.pipefusion.patches import patch_of
-from ditmesh.upstream.trees import tree_leaves, tree_map
+from ditmesh.upstream.trees import tensors, tree_map
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,6 @@ def flags(given: dict[str, Any]) -> dict[str, bool]:
     return {name: x for name, x in given.items() if isinstance(x, bool)}
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in an output or among arguments."""
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-def copied(tree: Any) -> Any:
-    """Arguments whose tensors nobody else writes to."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def instead(token: Tensor, x: Tensor, tree: Any) -> Any:
+def instead(token: Tensor, x: Tensor, tree: object) -> Any:
     """What a call returns, with another tensor."""
     return tree_map(lambda leaf: x if leaf is token else leaf, tree)

@@ -4,7 +4,7 @@ No DTensor: what is left on a rank is an ordinary ``nn.Linear`` of its shard, wi
 or quantization. Column shards need no communication, row shards one all-reduce (arXiv 1909.08053).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,11 +13,11 @@ from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
-from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_outputs, sum_outputs
+from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_outputs, keep_part, sum_outputs
 from ditmesh.runtime.collectives import all_reduce, shard
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard
-from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
+from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded, Style
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
 from ditmesh.upstream.modules import (
     argument_names,
@@ -31,9 +31,7 @@ from ditmesh.upstream.modules import (
     without_adapter,
 )
 from ditmesh.upstream.saving import keep_share
-from ditmesh.upstream.trees import tree_map
-
-Style = str | Fused | Heads | PerHead | Sharded
+from ditmesh.upstream.trees import map_tensors
 
 
 class NormAcrossHeads(nn.RMSNorm):
@@ -177,15 +175,17 @@ def _counts(style: Style) -> tuple[str, ...]:
 def _share_tensors(module: nn.Module, fact: PerHead, mesh: Axis, undo: ExitStack) -> None:
     names = argument_names(module)
 
-    def cut(x: Any) -> Any:
-        return shard(x, fact.dims[x.ndim], mesh) if isinstance(x, Tensor) else x
+    def cut(x: Tensor) -> Tensor:
+        return shard(x, fact.dims[x.ndim], mesh)
 
-    def share_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return tree_map(cut, output)
+    def share_output(module: nn.Module, args: tuple[object, ...], output: object) -> Any:
+        return map_tensors(cut, output)
 
-    def share_argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def share_argument(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         bound = bind(names, args, kwargs)
-        return (), bound | {fact.argument: tree_map(cut, bound.get(fact.argument))}  # views: writes reach the caller
+        return (), bound | {fact.argument: map_tensors(cut, bound.get(fact.argument))}  # views: writes reach the caller
 
     if fact.argument:
         undo.callback(module.register_forward_pre_hook(share_argument, with_kwargs=True).remove)
@@ -199,19 +199,10 @@ def _share_heads(attention: nn.Module, counts: tuple[str, ...], mesh: Axis, undo
 
 
 def _shard_parameters(module: nn.Module, fact: Sharded, mesh: Axis, undo: ExitStack) -> None:
-    def swap(name: str, change: Callable[[Tensor], Tensor]) -> None:
-        before = module.get_parameter(name)
-        module.register_parameter(name, parameter(change(before), before))
-
-    def reduce_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return all_reduce(output, mesh)
-
     for name, (dim, parts) in fact.parameters.items():
         shard = Shard.even(dim, (module.get_parameter(name).shape[dim] // parts,) * parts, mesh)
-        swap(name, shard.cut)
-        keep_share(module, undo, **{name: shard.restore})
-        undo.callback(swap, name, shard.restore)
-    undo.callback(module.register_forward_hook(reduce_output).remove)
+        keep_part(module, name, shard.cut, shard.restore, undo)
+    undo.callback(module.register_forward_hook(sum_outputs(mesh)).remove)
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Any, shard: Shard, undo: ExitStack) -> None:
@@ -233,6 +224,6 @@ def _shard_linear(model: nn.Module, name: str, style: Any, shard: Shard, undo: E
         cut_rows(linear, shard, undo)
     else:
         cut_columns(linear, shard, undo)
-    hook = {"rowwise": sum_outputs(shard), "colwise_gather_output": gather_outputs(shard)}.get(style)
+    hook = {"rowwise": sum_outputs(shard.mesh), "colwise_gather_output": gather_outputs(shard)}.get(style)
     place = Place(model, name, lambda outer: [outer.register_forward_hook(hook)] if hook else [])
     return ShardedLinear(place, name, shard)

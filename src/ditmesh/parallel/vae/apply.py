@@ -40,7 +40,7 @@ class Half:
         self._rows.begin(bands)
         return (self._rows.shard(args[0], bands), *args[1:]), kwargs
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def after(self, module: nn.Module, args: object, output: object) -> Any:
         return first_of(output, lambda x: self._rows.gather(x, self._rows.bands(x)))
 
 
@@ -61,7 +61,7 @@ class OwnQueries:
             )
         self._sizes = [rows * args[0].shape[-1] for rows in self._rows.bands(args[0]).sizes]
 
-    def gather(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def gather(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
         return self._rows.gather_sizes(output, 1, self._sizes)
 
 

@@ -214,7 +214,7 @@ class Halo:
             {key: extended.get(id(x), x) for key, x in kwargs.items()},
         )
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def after(self, module: nn.Module, args: object, output: object) -> Any:
         """Keep the rows of the band."""
         return first_of(output, lambda x: x.narrow(-2, self._first, self._count).contiguous())
 
