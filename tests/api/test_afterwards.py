@@ -23,6 +23,7 @@ LAYOUTS = {
     "ring": ParallelismConfig(ring_size=2),
     "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
     "cfg": ParallelismConfig(cfg_size=2),
+    "shard_weights": ParallelismConfig(cfg_size=2, shard_weights=True),
 }
 ROWS = {name: deed for deed in TABLE for name in [deed.what.partition("`")[2].partition("`")[0] or deed.what]}
 
@@ -100,7 +101,7 @@ def walk(column: str, names: list[str], folder: Path) -> list[str]:
         for side, cell in (("before", before), ("after", after)):
             if (name, side) == ("quantized weights, of any kind", "after"):
                 continue  # weights are read so, never made so
-            if (name, side, column) == ("enable_sequential_cpu_offload", "after", "pp"):
+            if (name, side) == ("enable_sequential_cpu_offload", "after") and column in deed.after:
                 continue  # a method of the pipeline, which refuses it
             try:
                 cell(name, deed, column, one[1] if side == "before" else one, folder / f"{name} {side}")  # type: ignore[operator]
@@ -115,7 +116,7 @@ def test_a_transformer_before_and_after(ranks: Ranks, tmp_path: Path, column: st
         assert wrong == []
 
 
-@pytest.mark.parametrize("column", ["pp", "cfg"])
+@pytest.mark.parametrize("column", ["pp", "cfg", "shard_weights"])
 def test_a_whole_compiled_transformer(ranks: Ranks, tmp_path: Path, column: str) -> None:
     for wrong in ranks.run(walk, 2, column, ["compile"], tmp_path):
         assert wrong == []

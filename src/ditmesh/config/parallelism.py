@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ditmesh.config.axes import AXES, WORDS, Axis, Degrees
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, holding
 from ditmesh.config.words import field_of, refuse_unknown, suggest
 
 SINGLE = "single"
@@ -69,7 +69,7 @@ class ParallelismConfig(Degrees):
     def _check_sharing(self) -> None:
         if type(self.shard_weights) is not bool:
             raise ValueError(f"shard_weights is {self.shard_weights!r}, and it is True or False.")
-        if self.shard_weights and self.world_size == self.dp_size * self.pp_size:
+        if self.shard_weights and all(self.sizes[axis] == 1 for axis in holding("whole", "shards")):
             raise ValueError(
                 f"shard_weights=True shares out weights that ranks of one picture would each hold whole, and in layout "
                 f"{self} there are none; add an axis that has them, such as ulysses_size=2, or leave shard_weights out."

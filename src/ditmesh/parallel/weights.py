@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ditmesh.config import holding
 from ditmesh.pipeline import Plan, components
 from ditmesh.runtime.collectives import all_gather, never_compiled
 from ditmesh.runtime.mesh import Mesh
@@ -50,8 +51,8 @@ class Sharing:
 
     def __init__(self, plan: Plan, mesh: Mesh, undo: ExitStack):
         self._plan, self._undo = plan, undo
-        self._everyone = mesh.along("cfg", "ring", "ulysses", "tp", purpose="weights")
-        self._same_shard = mesh.along("cfg", "ring", "ulysses", purpose="weights")
+        self._everyone = mesh.along(*holding("whole", "shards"), purpose="weights")
+        self._same_shard = mesh.along(*holding("whole"), purpose="weights")
         self._asks = mesh["cfg"].size() > 1
         self._ahead = NONE
         self._blocks: list[nn.Module] = []

@@ -13,14 +13,16 @@ from torch import nn
 
 from ditmesh.upstream.modules import override
 
-COLUMNS = ("tp", "ulysses", "ring", "pp", "cfg", "text encoder", "vae", "cache")
+COLUMNS = ("tp", "ulysses", "ring", "pp", "cfg", "shard_weights", "text encoder", "vae", "cache")
 SEQUENCE = ("ulysses", "ring")
-STEPS = ("tp", *SEQUENCE, "pp", "cfg", "cache")  # what changes how a transformer runs
-WEIGHTS = ("tp", "pp", "text encoder")  # what leaves a rank a share of the weights
+STEPS = ("tp", *SEQUENCE, "pp", "cfg", "shard_weights", "cache")  # what changes how a transformer runs
+CUT = ("tp", "pp", "text encoder")  # what computes with a share of the weights
+WEIGHTS = (*CUT, "shard_weights")  # what leaves a rank a share of the weights
 FIRST = "do it before enable_cache, or call ditmesh.disable_cache, do it, and enable again."
 AGAIN = "call ditmesh.disable_cache, do it, and enable again."
 INSTEAD = "leave it off, or use ulysses_size or ring_size."
 HELD = "it holds the weights themselves, of which a rank has only a share; "
+OFFLOAD = "use enable_model_cpu_offload."
 OWN_CACHE = (
     "it decides by what one rank holds, and ranks would part; take it off (transformer.disable_cache()), and pass "
     "enable_cache of ditmesh a cache_config."
@@ -31,6 +33,10 @@ PROCESSORS = "this rank's heads or tokens need the processors there are; "
 
 def _on(columns: Collection[str], why: str) -> dict[str, str]:
     return dict.fromkeys(columns, why)
+
+
+def _held(why: str) -> dict[str, str]:
+    return _on(CUT, why + INSTEAD) | {"shard_weights": why + "leave it off, or shard_weights."}
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,12 @@ LAYOUTS = Deed(
     _on(STEPS, OWN_LAYOUT),
     _on(STEPS, OWN_LAYOUT),
 )
-GROUPS = Deed(
-    "`enable_group_offload`", ("enable_group_offload",), _on(WEIGHTS, HELD + INSTEAD), _on(WEIGHTS, HELD + INSTEAD)
-)
+GROUPS = Deed("`enable_group_offload`", ("enable_group_offload",), _held(HELD), _held(HELD))
 CASTING = Deed(
     "`enable_layerwise_casting`",
     ("enable_layerwise_casting",),
-    _on(WEIGHTS, HELD + INSTEAD),
-    _on(WEIGHTS, HELD + INSTEAD),
+    _held(HELD),
+    _held(HELD),
 )
 TABLE = (
     Deed(
@@ -111,7 +115,7 @@ TABLE = (
         "`fuse_qkv_projections`, `unfuse_qkv_projections`",
         ("fuse_qkv_projections", "unfuse_qkv_projections"),
         before=_on(("tp",), "it packs the projections that tensor parallelism shards; " + INSTEAD),
-        after=_on(("tp", *SEQUENCE, "pp"), "it replaces modules that are shared out; " + AGAIN),
+        after=_on(("tp", *SEQUENCE, "pp", "shard_weights"), "it replaces modules that are shared out; " + AGAIN),
     ),
     Deed("`to`, `half`, `float`, `requires_grad_`, `train`", note="Only forwards are whole: no gradient passes ranks."),
     Deed(
@@ -132,7 +136,7 @@ TABLE = (
     LAYOUTS,
     Deed(
         "quantized weights, of any kind",
-        before=_on(WEIGHTS, "they are no plain tensors, which alone can be cut and put together; " + INSTEAD),
+        before=_held("they are no plain tensors, which alone can be cut and put together; "),
     ),
     GROUPS,
     CASTING,
@@ -141,7 +145,8 @@ TABLE = (
         "`enable_sequential_cpu_offload`",
         ("enable_sequential_cpu_offload",),
         before=_on(WEIGHTS, "the weights are nowhere; call pipe.remove_all_hooks() first, and offload after."),
-        after=_on(("pp",), "stages could not give their weights back; use enable_model_cpu_offload."),
+        after=_on(("pp",), "stages could not give their weights back; " + OFFLOAD)
+        | _on(("shard_weights",), "it moves weights one by one, which are gathered block by block; " + OFFLOAD),
         note="Where it is refused before, take it off (`pipe.remove_all_hooks()`) before `disable_cache`.",
     ),
     Deed("`pipe.transformer = other`, `pipe.vae = other`", note="Every rank runs the whole of the new one."),
