@@ -1,0 +1,81 @@
+"""Sharded weights: not a bit of the picture changes, a rank keeps its share, and gathers the blocks that run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ditmesh import ParallelismConfig
+from tests.parallel.guidance import check
+from tests.parallel.weights import cached, compiled, failed, in_patches, life, sent
+from tests.ranks import Ranks
+from tests.tiny import call_kwargs
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "dtype"),
+    [
+        ("ulysses2", "flux", torch.float32), ("ring2", "wan", None), ("cfg2", "flux", torch.float32),
+        ("tp2", "wan", torch.float32), ("ulysses2.tp2", "flux", torch.float32), ("cfg2.ulysses2", "flux", None),
+        ("pp2.ulysses2", "flux", torch.float32),
+    ],
+)  # fmt: skip
+def test_not_a_bit_changes_and_a_rank_keeps_its_share(
+    ranks: Ranks, layout: str, name: str, dtype: torch.dtype | None
+) -> None:
+    config = ParallelismConfig.parse(layout)
+    for mine, whole in ranks.run(life, config.world_size, name, layout, dtype):
+        holders = config.world_size // config.pp_size if config.tp_size == 1 else 2
+        assert whole / holders <= mine <= whole / holders * 1.02
+        assert whole > 0
+
+
+@pytest.mark.parametrize(("name", "layout"), [("flux", "ulysses2"), ("wan", "ulysses3")])
+def test_a_forward_gathers_each_block_once_to_the_byte(ranks: Ranks, name: str, layout: str) -> None:
+    for calls, size, blocks, formula in ranks.run(sent, ParallelismConfig.parse(layout).world_size, name, layout):
+        assert (calls, size) == (blocks, formula)
+
+
+@pytest.mark.parametrize("layout", ["ulysses2", "cfg2"])
+def test_a_block_that_is_left_out_is_not_gathered(ranks: Ranks, layout: str) -> None:
+    """The branches part: one is cached, the other is not."""
+    shared, alone = (ranks.run(cached, 2, layout, shares) for shares in (True, False))
+    for (made, gathers), (want, before) in zip(shared, alone, strict=True):
+        assert all(map(torch.equal, made, want))
+        assert not torch.equal(want[0], want[2]) or not torch.equal(want[1], want[3])
+        more = [after - layout_own for after, layout_own in zip(gathers, before, strict=True)]
+        if layout == "ulysses2":
+            assert more == [16, 8 + 3, 8 + 3, 8 + 3]
+
+
+@pytest.mark.parametrize("layout", ["pp2.ulysses2", "pp2.tp2"])
+def test_stages_gather_for_every_patch(ranks: Ranks, layout: str) -> None:
+    for made, want in zip(*(ranks.run(in_patches, 4, layout, shares) for shares in (True, False)), strict=True):
+        assert all(map(torch.equal, made, want))
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_compiled_blocks_are_gathered(ranks: Ranks, order: str) -> None:
+    ranks.run(compiled, 2, "ulysses2", order)
+
+
+@pytest.mark.parametrize("layout", ["ulysses2", "cfg2"])
+def test_the_request_after_a_failed_one_is_right(ranks: Ranks, flux: str, layout: str) -> None:
+    ranks.run(failed, 2, flux, layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "waits"),
+    [("lumina2", {"cfg_trunc_ratio": 0.5, "num_inference_steps": 4}, 2), ("ltx2", {}, 2), ("wan_two", {}, 0),
+     ("z_image", {"cfg_truncation": 0.3, "num_inference_steps": 4}, 2), ("qwen_image_controlnet", {}, 0)],
+)  # fmt: skip
+def test_a_rank_without_a_branch_gathers_with_the_other(
+    ranks: Ranks, tmp_path: Path, name: str, changed: dict, waits: int
+) -> None:
+    extras = ["controlnet"]
+    check(ranks, tmp_path, name, [call_kwargs(name) | changed], 1e-5, waits=waits, extras=extras, shard_weights=True)

@@ -1,0 +1,176 @@
+"""What ranks run for the tests of sharded weights: everything twice, with ``shard_weights`` and without."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers import FluxPipeline
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+import ditmesh
+from ditmesh import DBCacheConfig, ParallelismConfig
+from ditmesh.models import SPECS
+from ditmesh.upstream.counting import CommunicationCounter
+from tests.cache.caching import build_deep
+from tests.parallel.pipefusion import ODD, Loop
+from tests.runtime.test_gang import draw, fail
+from tests.transformers import SHAPES, Inputs, build, forward
+
+Make = Callable[[], tuple[nn.Module, Inputs]]
+
+
+def step(model: Any, inputs: Inputs, branches: int) -> Tensor:
+    """A step, whose branches may be two calls."""
+    if branches == 1:
+        return forward(model, inputs)
+    with model.cache_context("cond"):
+        first = forward(model, inputs)
+    with model.cache_context("uncond"):
+        second = forward(model, inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"].flip(1)})
+    return torch.stack([first + 0, second])
+
+
+def in_blocks(model: nn.Module) -> dict[str, nn.Parameter]:
+    lists = [f"{blocks.path}." for blocks in SPECS[type(model).__name__].blocks]
+    return {name: x for name, x in model.named_parameters() if any(map(name.startswith, lists))}
+
+
+def at_rest(model: nn.Module) -> tuple[int, int]:
+    """The bytes of this rank's shares of weights of blocks, padding and all, and of those weights whole."""
+    shares = [x for x in in_blocks(model).values() if isinstance(x, DTensor)]
+    mine = sum(x.to_local().untyped_storage().nbytes() for x in shares)
+    return mine, sum(x.numel() * x.element_size() for x in shares)
+
+
+def mixed(model: nn.Module) -> nn.Module:
+    """A model whose norms are of another type than what is around them."""
+    model.to(torch.bfloat16)
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in ("norm1", "norm2", "norm3"):
+            module.float()
+    return model
+
+
+def life(name: str, layout: str, dtype: torch.dtype | None) -> tuple[int, int]:
+    """A model's whole life, with shares and without: the same to the bit. Returns what rests of blocks here, and whole.
+
+    ``dtype`` is None for a mixture.
+    """
+    config = ParallelismConfig.parse(layout)
+    if config.pp_size > 1:
+        config = replace(config, num_pipeline_patch=1)
+    made: list[list[Tensor]] = []
+    rested = 0, 0
+    for shares in (False, True):
+        model, inputs = build(name, SHAPES["odd"], dtype or torch.bfloat16)
+        model = model if dtype else mixed(model)
+        before = {key: x.clone() for key, x in model.state_dict().items()}
+        alone, own = forward(model, inputs), dict(model.named_parameters())
+        made.append([])
+        for _ in range(2):
+            ditmesh.enable_cache(model, parallelism_config=replace(config, shard_weights=shares))
+            kinds = {type(module) for module in model.modules()}
+            if shares:
+                rested = at_rest(model)
+            made[-1] += [step(model, inputs, config.cfg_size) for _ in range(2)]
+            saved = model.state_dict()
+            assert saved.keys() == before.keys()
+            assert all(torch.equal(saved[key], x) for key, x in before.items())
+            ditmesh.disable_cache(model)
+            assert {type(module) for module in model.modules()} <= kinds
+            assert not any("FSDP" in kind.__name__ for kind in kinds)
+            assert all(type(x) is nn.Parameter for x in model.parameters())
+            assert config.tp_size > 1 or all(x is own[key] for key, x in model.named_parameters())
+            assert torch.equal(forward(model, inputs), alone)
+    assert all(map(torch.equal, *made))
+    return rested
+
+
+def sent(name: str, layout: str) -> tuple[int, int, int, int]:
+    """Gathers and their bytes in a forward, beside those of the layout alone; and what the formula says of both."""
+    config, found = ParallelismConfig.parse(layout), []
+    ranks = config.world_size
+    for shares in (False, True):
+        model, inputs = build(name, SHAPES["odd"], torch.float32)
+        weights = in_blocks(model)
+        ditmesh.enable_cache(model, parallelism_config=replace(config, shard_weights=shares))
+        with CommunicationCounter() as counter:
+            forward(model, inputs)
+        found.append((counter.calls["_allgather_base_"], counter.bytes["_allgather_base_"]))
+    # (N - 1) ceil(rows / N) rows of each weight
+    formula = sum(
+        (ranks - 1) * -(-len(x) // ranks) * x[0].numel() * x.element_size() for x in weights.values() if len(x) >= ranks
+    )
+    blocks = sum(len(list(model.get_submodule(one.path).children())) for one in SPECS[type(model).__name__].blocks)
+    (calls, size), (more_calls, more) = found
+    return more_calls - calls, more - size, blocks, formula
+
+
+def cached(layout: str, shares: bool) -> tuple[list[Tensor], list[int]]:
+    """Steps of two branches of which one creeps and the other jumps; and how many blocks were gathered in each."""
+    model, inputs = build_deep("flux", ODD, torch.float32)
+    config = replace(ParallelismConfig.parse(layout), shard_weights=shares)
+    cache = DBCacheConfig(Fn_compute_blocks=1, Bn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.05)
+    ditmesh.enable_cache(model, cache, parallelism_config=config)
+    made, gathers = [], []
+    for number in range(4):
+        with CommunicationCounter() as counter:
+            for branch, jump in (("cond", 0.0), ("uncond", 3.0)):
+                moved = inputs | {"hidden_states": inputs["hidden_states"] * (1 + jump * number)}
+                with model.cache_context(branch):
+                    made.append(forward(model, moved))
+            made[-2] = made[-2] + 0
+        gathers.append(counter.calls["_allgather_base_"])
+    return made, gathers
+
+
+def in_patches(layout: str, shares: bool) -> list[Tensor]:
+    """Steps of PipeFusion."""
+    model, inputs = build("flux", ODD, torch.float32)
+    config = replace(ParallelismConfig.parse(layout), shard_weights=shares, num_pipeline_patch=2)
+    return ditmesh.enable_cache(Loop(model), parallelism_config=config)([inputs] * 3)
+
+
+def compiled(layout: str, order: str) -> None:
+    """Blocks that are compiled, before or after."""
+    made = []
+    for shares in (False, True):
+        torch.compiler.reset()
+        model, inputs = build("flux", SHAPES["odd"], torch.float32)
+        model_: Any = model
+        if order == "before":
+            model_.compile_repeated_blocks(backend="eager")
+        config = replace(ParallelismConfig.parse(layout), shard_weights=shares)
+        ditmesh.enable_cache(model, parallelism_config=config)
+        if order == "after":
+            model_.compile_repeated_blocks(backend="eager")
+        for number in range(3):
+            with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
+                made.append(forward(model, inputs))
+    assert all(torch.equal(x, made[0]) for x in made)
+
+
+def failed(flux: str, layout: str) -> None:
+    """A request fails on one rank, before its blocks or inside of one; the next is right, and so is what comes back."""
+    pipe = FluxPipeline.from_pretrained(flux)
+    pipe.set_progress_bar_config(disable=True)
+    state = {key: x.clone() for key, x in pipe.transformer.state_dict().items()}
+    ditmesh.enable_cache(pipe, parallelism_config=replace(ParallelismConfig.parse(layout), shard_weights=True))
+    want = draw(pipe)
+    for place in ("single_transformer_blocks.0", "transformer_blocks.1.attn", "proj_out"):
+        module = pipe.transformer.get_submodule(place)
+        hook = module.register_forward_pre_hook(fail) if dist.get_rank() == 1 else None
+        with pytest.raises(RuntimeError, match=r"OutOfMemoryError|no memory is left"):
+            draw(pipe)
+        if hook is not None:
+            hook.remove()
+        assert (draw(pipe) == want).all()
+    pipe.transformer.to(torch.bfloat16).to(torch.float32)
+    draw(pipe)
+    ditmesh.disable_cache(pipe)
+    for key, x in pipe.transformer.state_dict().items():
+        assert torch.equal(x, state[key].to(torch.bfloat16).to(torch.float32))
