@@ -116,7 +116,7 @@ def test_a_transformer_before_and_after(ranks: Ranks, tmp_path: Path, column: st
         assert wrong == []
 
 
-@pytest.mark.parametrize("column", ["pp", "cfg", "shard_weights"])
+@pytest.mark.parametrize("column", ["pp", "shard_weights"])
 def test_a_whole_compiled_transformer(ranks: Ranks, tmp_path: Path, column: str) -> None:
     for wrong in ranks.run(walk, 2, column, ["compile"], tmp_path):
         assert wrong == []

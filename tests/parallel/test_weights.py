@@ -21,18 +21,15 @@ pytestmark = [
     ("layout", "name", "dtype"),
     [
         ("ulysses2", "flux", torch.float32), ("ring2", "wan", None), ("cfg2", "flux", torch.float32),
-        ("tp2", "wan", torch.float32), ("ulysses2.tp2", "flux", torch.float32), ("cfg2.ulysses2", "flux", None),
+        ("tp2", "wan", torch.float32), ("ulysses2.tp2", "flux", torch.float32), ("cfg2.ulysses2", "wan", None),
         ("pp2.ulysses2", "flux", torch.float32),
     ],
 )  # fmt: skip
 def test_not_a_bit_changes_and_a_rank_keeps_its_share(
     ranks: Ranks, layout: str, name: str, dtype: torch.dtype | None
 ) -> None:
-    config = ParallelismConfig.parse(layout)
-    for mine, whole in ranks.run(life, config.world_size, name, layout, dtype):
-        holders = config.world_size // config.pp_size if config.tp_size == 1 else 2
-        assert whole / holders <= mine <= whole / holders * 1.02
-        assert whole > 0
+    for mine, share in ranks.run(life, ParallelismConfig.parse(layout).world_size, name, layout, dtype):
+        assert 0 < share <= mine <= share * 1.02
 
 
 @pytest.mark.parametrize(("name", "layout"), [("flux", "ulysses2"), ("wan", "ulysses3")])
@@ -45,12 +42,11 @@ def test_a_forward_gathers_each_block_once_to_the_byte(ranks: Ranks, name: str, 
 def test_a_block_that_is_left_out_is_not_gathered(ranks: Ranks, layout: str) -> None:
     """The branches part: one is cached, the other is not."""
     shared, alone = (ranks.run(cached, 2, layout, shares) for shares in (True, False))
-    for (made, gathers), (want, before) in zip(shared, alone, strict=True):
+    for (made, gathers, runs), (want, before, _) in zip(shared, alone, strict=True):
         assert all(map(torch.equal, made, want))
-        assert not torch.equal(want[0], want[2]) or not torch.equal(want[1], want[3])
-        more = [after - layout_own for after, layout_own in zip(gathers, before, strict=True)]
         if layout == "ulysses2":
-            assert more == [16, 8 + 3, 8 + 3, 8 + 3]
+            assert runs == [16, 10, 10, 4]
+            assert runs == [after - own for after, own in zip(gathers, before, strict=True)]
 
 
 @pytest.mark.parametrize("layout", ["pp2.ulysses2", "pp2.tp2"])
@@ -59,6 +55,7 @@ def test_stages_gather_for_every_patch(ranks: Ranks, layout: str) -> None:
         assert all(map(torch.equal, made, want))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_compiled_blocks_are_gathered(ranks: Ranks, order: str) -> None:
     ranks.run(compiled, 2, "ulysses2", order)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from diffusers import FluxPipeline
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
 import ditmesh
@@ -40,10 +41,10 @@ def in_blocks(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def at_rest(model: nn.Module) -> tuple[int, int]:
-    """The bytes of this rank's shares of weights of blocks, padding and all, and of those weights whole."""
+    """The bytes of this rank's shares of weights of blocks, padding and all; and of those weights over the ranks."""
     shares = [x for x in in_blocks(model).values() if isinstance(x, DTensor)]
     mine = sum(x.to_local().untyped_storage().nbytes() for x in shares)
-    return mine, sum(x.numel() * x.element_size() for x in shares)
+    return mine, sum(x.numel() * x.element_size() // x.device_mesh.size() for x in shares)
 
 
 def mixed(model: nn.Module) -> nn.Module:
@@ -56,7 +57,7 @@ def mixed(model: nn.Module) -> nn.Module:
 
 
 def life(name: str, layout: str, dtype: torch.dtype | None) -> tuple[int, int]:
-    """A model's whole life, with shares and without: the same to the bit. Returns what rests of blocks here, and whole.
+    """A model's whole life, with shares and without: the same to the bit. Returns the bytes that rest here, and should.
 
     ``dtype`` is None for a mixture.
     """
@@ -69,11 +70,11 @@ def life(name: str, layout: str, dtype: torch.dtype | None) -> tuple[int, int]:
         model, inputs = build(name, SHAPES["odd"], dtype or torch.bfloat16)
         model = model if dtype else mixed(model)
         before = {key: x.clone() for key, x in model.state_dict().items()}
-        alone, own = forward(model, inputs), dict(model.named_parameters())
+        alone, own, kinds = forward(model, inputs), dict(model.named_parameters()), [*map(type, model.modules())]
         made.append([])
         for _ in range(2):
             ditmesh.enable_cache(model, parallelism_config=replace(config, shard_weights=shares))
-            kinds = {type(module) for module in model.modules()}
+            assert config.tp_size > 1 or kinds == [*map(type, model.modules())]
             if shares:
                 rested = at_rest(model)
             made[-1] += [step(model, inputs, config.cfg_size) for _ in range(2)]
@@ -81,8 +82,7 @@ def life(name: str, layout: str, dtype: torch.dtype | None) -> tuple[int, int]:
             assert saved.keys() == before.keys()
             assert all(torch.equal(saved[key], x) for key, x in before.items())
             ditmesh.disable_cache(model)
-            assert {type(module) for module in model.modules()} <= kinds
-            assert not any("FSDP" in kind.__name__ for kind in kinds)
+            assert kinds == [*map(type, model.modules())]
             assert all(type(x) is nn.Parameter for x in model.parameters())
             assert config.tp_size > 1 or all(x is own[key] for key, x in model.named_parameters())
             assert torch.equal(forward(model, inputs), alone)
@@ -96,27 +96,28 @@ def sent(name: str, layout: str) -> tuple[int, int, int, int]:
     ranks = config.world_size
     for shares in (False, True):
         model, inputs = build(name, SHAPES["odd"], torch.float32)
-        weights = in_blocks(model)
+        # (N - 1) ceil(rows / N) rows of each weight
+        weights = [x for x in in_blocks(model).values() if len(x) >= ranks]
+        formula = sum((ranks - 1) * -(-len(x) // ranks) * x[0].numel() * x.element_size() for x in weights)
         ditmesh.enable_cache(model, parallelism_config=replace(config, shard_weights=shares))
         with CommunicationCounter() as counter:
             forward(model, inputs)
         found.append((counter.calls["_allgather_base_"], counter.bytes["_allgather_base_"]))
-    # (N - 1) ceil(rows / N) rows of each weight
-    formula = sum(
-        (ranks - 1) * -(-len(x) // ranks) * x[0].numel() * x.element_size() for x in weights.values() if len(x) >= ranks
-    )
     blocks = sum(len(list(model.get_submodule(one.path).children())) for one in SPECS[type(model).__name__].blocks)
     (calls, size), (more_calls, more) = found
     return more_calls - calls, more - size, blocks, formula
 
 
-def cached(layout: str, shares: bool) -> tuple[list[Tensor], list[int]]:
-    """Steps of two branches of which one creeps and the other jumps; and how many blocks were gathered in each."""
+def cached(layout: str, shares: bool) -> tuple[list[Tensor], list[int], list[int]]:
+    """Steps of two branches of which one creeps and the other jumps; gathers in each, and blocks that ran."""
     model, inputs = build_deep("flux", ODD, torch.float32)
     config = replace(ParallelismConfig.parse(layout), shard_weights=shares)
     cache = DBCacheConfig(Fn_compute_blocks=1, Bn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.05)
     ditmesh.enable_cache(model, cache, parallelism_config=config)
-    made, gathers = [], []
+    made, gathers, runs, ran = [], [], [], []
+    for name, module in model.named_modules():
+        if name.endswith(".attn"):
+            module.register_forward_pre_hook(lambda *_: ran.append(1))
     for number in range(4):
         with CommunicationCounter() as counter:
             for branch, jump in (("cond", 0.0), ("uncond", 3.0)):
@@ -125,7 +126,8 @@ def cached(layout: str, shares: bool) -> tuple[list[Tensor], list[int]]:
                     made.append(forward(model, moved))
             made[-2] = made[-2] + 0
         gathers.append(counter.calls["_allgather_base_"])
-    return made, gathers
+        runs.append(len(ran) - sum(runs))
+    return made, gathers, runs
 
 
 def in_patches(layout: str, shares: bool) -> list[Tensor]:
@@ -140,6 +142,7 @@ def compiled(layout: str, order: str) -> None:
     made = []
     for shares in (False, True):
         torch.compiler.reset()
+        counters.clear()
         model, inputs = build("flux", SHAPES["odd"], torch.float32)
         model_: Any = model
         if order == "before":
@@ -148,9 +151,12 @@ def compiled(layout: str, order: str) -> None:
         ditmesh.enable_cache(model, parallelism_config=config)
         if order == "after":
             model_.compile_repeated_blocks(backend="eager")
-        for number in range(3):
-            with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
-                made.append(forward(model, inputs))
+        graphs = set()
+        for _ in range(3):
+            made.append(forward(model, inputs))
+            graphs.add(counters["stats"]["unique_graphs"])
+        assert len(graphs) == 1
+        assert graphs != {0}
     assert all(torch.equal(x, made[0]) for x in made)
 
 

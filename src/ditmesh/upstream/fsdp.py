@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import UnshardHandle, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor import Shard as OnDim
 
 from ditmesh.runtime.collectives import start_all_gather
 from ditmesh.runtime.mesh import Axis
@@ -79,6 +78,7 @@ class SharedWeights:
             x.data = x.data.new_empty(0)
             keep_share(place.module, undo, **{place.name: lambda x, shard=place.shard: shard.restore(x.to_local())})
 
+    @torch.inference_mode(False)  # memory made in it could not be gathered into outside of it
     def start(self) -> None:
         """Begin to gather the weights, if nobody has yet."""
         if self._pending:
@@ -87,6 +87,7 @@ class SharedWeights:
             self._carry([x._local_tensor for x in self._shares()])
         self._pending = [unit.unshard(async_op=True) for unit in self._units]
 
+    @torch.inference_mode(False)
     def wait(self) -> None:
         """Have the weights whole."""
         self.start()
@@ -106,17 +107,19 @@ class SharedWeights:
     @contextmanager
     def change(self) -> Iterator[None]:
         """Have the weights whole, and keep a share of what they are in the end."""
+        self.start()
         shares = self._shares()
         self.wait()
         try:
             yield
             for place, share in zip(self._places, shares, strict=True):
-                share._local_tensor.copy_(place.shard.cut(place.module.get_parameter(place.name).detach()))
+                share._local_tensor.copy_(place.shard.cut(_held(place).detach()))
         finally:
             self.free()
+            self.drop()  # a weight may have been given other memory, which nothing gathers into
 
     def _shares(self) -> list[Any]:
-        return [place.module._parameters[place.name] for place in self._places]
+        return [_held(place) for place in self._places]
 
     def _look(self) -> Any:
         return [(id(x), x.dtype, x._local_tensor.data_ptr()) for x in self._shares()]
@@ -138,21 +141,26 @@ class SharedWeights:
             place.module._parameters[place.name] = x
 
 
+def _held(place: Place) -> Any:
+    """What stands there now: the weight, or a share of it."""
+    return place.module._parameters[place.name]
+
+
 def _unit(places: list[Place], shares: list[Tensor], axis: Axis) -> Any:
-    """What FSDP2 gathers at once. It is made without values and given the shares, so that none is whole for it."""
-    mesh, state, own = DeviceMesh.from_group(axis.get_group(), axis.device_type), {}, set[nn.Parameter]()
+    """What FSDP2 gathers at once. It is made without values, and given the shares where they are: none is whole."""
+    own = set[nn.Parameter]()
     for place, share in zip(places, shares, strict=True):
-        before = place.module._parameters[place.name]
-        assert before is not None
-        shape = torch.Size([place.shard.length, *share.shape[1:]])
-        empty = nn.Parameter(torch.empty(shape, dtype=share.dtype, device="meta"), before.requires_grad)
+        shape = (place.shard.length, *share.shape[1:])
+        empty = nn.Parameter(torch.empty(shape, dtype=share.dtype, device="meta"), _held(place).requires_grad)
         place.module._parameters[place.name] = empty
         own.add(empty)
-        state[f"{id(place.module)}.{place.name}"] = DTensor.from_local(
-            share, mesh, (OnDim(0),), run_check=False, shape=shape, stride=empty.stride()
-        )
     carrier = Carrier.of(places)
+    mesh = DeviceMesh.from_group(axis.get_group(), axis.device_type)
     unit = fully_shard(carrier, mesh=mesh, ignored_params=set(carrier.parameters()) - own)
     unit.set_custom_all_gather(_Gather(axis))
+    state = {
+        f"{id(place.module)}.{place.name}": DTensor(share, _held(place)._spec, requires_grad=False)
+        for place, share in zip(places, shares, strict=True)
+    }
     carrier.load_state_dict(state, strict=False, assign=True)
     return unit
