@@ -7,7 +7,7 @@ import torch
 
 from ditmesh import ParallelismConfig
 from tests.parallel.guidance import check
-from tests.parallel.weights import cached, compiled, failed, in_patches, life, sent
+from tests.parallel.weights import adapted, cached, compiled, failed, in_patches, life, sent
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs
 
@@ -59,6 +59,13 @@ def test_stages_gather_for_every_patch(ranks: Ranks, layout: str) -> None:
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_compiled_blocks_are_gathered(ranks: Ranks, order: str) -> None:
     ranks.run(compiled, 2, "ulysses2", order)
+
+
+def test_adapters_are_fused_into_shares(ranks: Ranks) -> None:
+    shared, alone = (ranks.run(adapted, 2, "ulysses2", shares) for shares in (True, False))
+    for (made, saved), (want, whole) in zip(shared, alone, strict=True):
+        assert all(map(torch.equal, made, want))
+        assert all(torch.equal(saved[key], x) for key, x in whole.items())
 
 
 @pytest.mark.parametrize("layout", ["ulysses2", "cfg2"])

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from diffusers import FluxPipeline
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
@@ -20,6 +22,7 @@ from tests.cache.caching import build_deep
 from tests.parallel.pipefusion import ODD, Loop
 from tests.runtime.test_gang import draw, fail
 from tests.transformers import SHAPES, Inputs, build, forward
+from tests.upstream.test_lora import load, lora
 
 Make = Callable[[], tuple[nn.Module, Inputs]]
 
@@ -158,6 +161,31 @@ def compiled(layout: str, order: str) -> None:
         assert len(graphs) == 1
         assert graphs != {0}
     assert all(torch.equal(x, made[0]) for x in made)
+
+
+def adapted(layout: str, shares: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Adapters come, are fused with care and taken out again; DoRA is worked out of the weights."""
+    model, inputs = build("flux", SHAPES["odd"], torch.float32)
+    model_: Any = model
+    alone = forward(model, inputs)
+    ditmesh.enable_cache(model, parallelism_config=replace(ParallelismConfig.parse(layout), shard_weights=shares))
+    load(model, lora(model, 1), "style")
+    made = [forward(model, inputs)]
+    for fuse in (partial(model_.fuse_lora, safe_fusing=True), model_.unfuse_lora, partial(model_.fuse_lora, 0.5)):
+        fuse()
+        made.append(forward(model, inputs))
+    saved = {key: x.clone() for key, x in model.state_dict().items()}
+    model_.unfuse_lora()
+    model_.unload_lora()
+    torch.manual_seed(0)
+    model_.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k"], use_dora=True, init_lora_weights=False))
+    with torch.inference_mode():
+        made.append(forward(model, inputs) + 0)
+    made.append(forward(model, inputs))
+    model_.unload_lora()
+    ditmesh.disable_cache(model)
+    assert torch.allclose(forward(model, inputs), alone, atol=1e-4)
+    return made, saved
 
 
 def failed(flux: str, layout: str) -> None:

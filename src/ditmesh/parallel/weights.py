@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from diffusers.loaders.peft import PeftAdapterMixin
 from torch import nn
 
 from ditmesh.config import holding
@@ -22,6 +23,7 @@ from ditmesh.runtime.collectives import all_gather, never_compiled
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.fsdp import Place, SharedWeights, rows
+from ditmesh.upstream.lora import is_dora
 from ditmesh.upstream.modules import (
     SKIPS,
     chain,
@@ -93,6 +95,10 @@ class Sharing:
                 f"shard_weights: ranks of {self._plan.parallelism} hold no weights of a block of {titles} twice; leave "
                 f"it out, or use ulysses_size or ring_size."
             )
+        for model, _ in self._plan.models:
+            if isinstance(model, PeftAdapterMixin):
+                override(model, "load_lora_adapter", self._loading(model.load_lora_adapter), self._undo)
+                override(model, "add_adapter", self._loading(model.add_adapter), self._undo)
         self._undo.callback(self.rest)
         if requests is not None:
             requests.at_end.append(self.rest)
@@ -131,6 +137,18 @@ class Sharing:
                 self.idle()
 
         run = intercept_call(model, call, self._undo)
+
+    def _loading(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """Have all weights whole while an adapter is made that is worked out of them."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with ExitStack() as whole:
+                for weights in self._weights if any(map(is_dora, (*args, *kwargs.values()))) else []:
+                    if weights is not None:
+                        whole.enter_context(weights.change())
+                return load(*args, **kwargs)
+
+        return call
 
     def _gather(self, number: int) -> None:
         """Have the weights of a block whole, and begin to gather those of the next."""
