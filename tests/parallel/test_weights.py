@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ditmesh import ParallelismConfig
+from tests.cases import CASES
 from tests.parallel.guidance import check
-from tests.parallel.weights import adapted, cached, compiled, failed, in_patches, life, sent
+from tests.parallel.weights import adapted, cached, compiled, differs, failed, in_patches, life, sent
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs
 
@@ -30,6 +31,12 @@ def test_not_a_bit_changes_and_a_rank_keeps_its_share(
 ) -> None:
     for mine, share in ranks.run(life, ParallelismConfig.parse(layout).world_size, name, layout, dtype):
         assert 0 < share <= mine <= share * 1.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_sheet_is_the_same_to_the_bit(ranks: Ranks, name: str) -> None:
+    assert ranks.run(differs, 2, name, "ulysses2") == [False, False]
 
 
 @pytest.mark.parametrize(("name", "layout"), [("flux", "ulysses2"), ("wan", "ulysses3")])

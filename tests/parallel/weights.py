@@ -93,6 +93,16 @@ def life(name: str, layout: str, dtype: torch.dtype | None) -> tuple[int, int]:
     return rested
 
 
+def differs(name: str, layout: str) -> bool:
+    """Whether a model reads weights of a block where that does not run."""
+    made = []
+    for shares in (False, True):
+        model, inputs = build(name, SHAPES["odd"], torch.float32)
+        ditmesh.enable_cache(model, parallelism_config=replace(ParallelismConfig.parse(layout), shard_weights=shares))
+        made.append(forward(model, inputs))
+    return not torch.equal(*made)
+
+
 def sent(name: str, layout: str) -> tuple[int, int, int, int]:
     """Gathers and their bytes in a forward, beside those of the layout alone; and what the formula says of both."""
     config, found = ParallelismConfig.parse(layout), []

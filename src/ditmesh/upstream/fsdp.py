@@ -102,6 +102,7 @@ class SharedWeights:
 
     def drop(self) -> None:
         """Forget a gathering that failed, and the group that it failed in."""
+        self.free()
         self._pending, self._units, self._seen = [], [], None
 
     @contextmanager
@@ -115,7 +116,6 @@ class SharedWeights:
             for place, share in zip(self._places, shares, strict=True):
                 share._local_tensor.copy_(place.shard.cut(_held(place).detach()))
         finally:
-            self.free()
             self.drop()  # a weight may have been given other memory, which nothing gathers into
 
     def _shares(self) -> list[Any]:
