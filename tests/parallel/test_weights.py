@@ -8,7 +8,7 @@ import torch
 from ditmesh import ParallelismConfig
 from tests.cases import CASES
 from tests.parallel.guidance import check
-from tests.parallel.weights import adapted, cached, compiled, differs, failed, in_patches, life, sent
+from tests.parallel.weights import adapted, cached, compiled, differs, failed, in_patches, life, sent, whole_at_once
 from tests.ranks import Ranks
 from tests.tiny import call_kwargs
 
@@ -43,6 +43,12 @@ def test_every_sheet_is_the_same_to_the_bit(ranks: Ranks, name: str) -> None:
 def test_a_forward_gathers_each_block_once_to_the_byte(ranks: Ranks, name: str, layout: str) -> None:
     for calls, size, blocks, formula in ranks.run(sent, ParallelismConfig.parse(layout).world_size, name, layout):
         assert (calls, size) == (blocks, formula)
+
+
+def test_two_blocks_are_whole_at_once(ranks: Ranks) -> None:
+    for found, pairs in ranks.run(whole_at_once, 2, "flux"):
+        assert len(found) == len(pairs)
+        assert all(0.9 * pair <= more <= 1.2 * pair for more, pair in zip(found, pairs, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["ulysses2", "cfg2"])

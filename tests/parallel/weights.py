@@ -1,5 +1,7 @@
 """What ranks run for the tests of sharded weights: everything twice, with ``shard_weights`` and without."""
 
+import gc
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -101,6 +103,29 @@ def differs(name: str, layout: str) -> bool:
         ditmesh.enable_cache(model, parallelism_config=replace(ParallelismConfig.parse(layout), shard_weights=shares))
         made.append(forward(model, inputs))
     return not torch.equal(*made)
+
+
+def whole_at_once(name: str) -> tuple[list[int], list[int]]:
+    """The bytes that there are more while each block runs than at rest; and those of it and of the next one, whole."""
+    model, inputs = build(name, SHAPES["odd"], torch.float32)
+    lists = [model.get_submodule(one.path) for one in SPECS[type(model).__name__].blocks]
+    sizes = [sum(x.numel() * x.element_size() for x in block.parameters()) for one in lists for block in one]
+    ditmesh.enable_cache(model, parallelism_config=ParallelismConfig(ulysses_size=2, shard_weights=True))
+    forward(model, inputs)
+    rest, found = live(), []
+    for block in itertools.chain(*lists):
+        block.attn.register_forward_pre_hook(lambda *_: found.append(live() - rest))
+    forward(model, inputs)
+    assert abs(live() - rest) < min(sizes) // 4
+    return found, [sum(pair) for pair in zip(sizes, [*sizes[1:], 0], strict=True)]
+
+
+def live() -> int:
+    """The bytes of all tensors that there are."""
+    gc.collect()
+    found = [x for x in gc.get_objects() if type(x) in (Tensor, nn.Parameter, DTensor)]
+    stores = [(x.to_local() if isinstance(x, DTensor) else x).untyped_storage() for x in found]
+    return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
 
 
 def sent(name: str, layout: str) -> tuple[int, int, int, int]:
