@@ -22,6 +22,7 @@ from ditmesh.parallel.pipefusion.stages import apply_pipefusion
 from ditmesh.parallel.tensor.apply import apply_tensor_parallel
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.parallel.vae.apply import apply_vae_parallel
+from ditmesh.parallel.weights import Sharing
 from ditmesh.pipeline import (
     Plan,
     components,
@@ -90,12 +91,15 @@ def apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, gang: Gang | N
         _shard_weights(plan, mesh, undo)
     sequences = _sequences(plan, mesh)
     _cut_sequences(plan, sequences, undo)
+    sharing = Sharing(plan, mesh, undo) if mesh is not None and plan.parallelism.shard_weights else None
     if caching is not None:
         caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), requests, undo)
     if mesh is not None and sizes["pp"] > 1:
         _split_stages(plan, sequences, mesh, requests, undo)
+    if sharing is not None:
+        sharing.cut(requests)
     if mesh is not None and sizes["cfg"] > 1:
-        _share_guidance(plan, mesh, requests, undo)
+        _share_guidance(plan, mesh, requests, sharing, undo)
     if mesh is not None and gang is not None:
         return _share_extras(plan.extras, replica_mesh(mesh), undo)
     return []
@@ -158,8 +162,11 @@ def _split_stages(
         apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, requests, undo)
 
 
-def _share_guidance(plan: Plan, mesh: Mesh, requests: Requests | None, undo: ExitStack) -> None:
-    guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
+def _share_guidance(
+    plan: Plan, mesh: Mesh, requests: Requests | None, sharing: Sharing | None, undo: ExitStack
+) -> None:
+    idle = None if sharing is None else sharing.idle
+    guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], idle, undo) for model, spec in plan.transformers]
     for (model, _), guidance in zip(plan.transformers, guidances, strict=True):
         halve(model, lambda guidance=guidance: replica_mesh(mesh) if guidance.in_halves else None)
     if requests is not None:

@@ -128,6 +128,8 @@ class Plan:
     def columns(self, module: nn.Module, cached: bool) -> list[str]:
         """What is done to a module, by the columns of the table of deeds."""
         axes = [axis for axis, size in self.parallelism.sizes.items() if size > 1 and axis != "dp"]
+        if self.parallelism.shard_weights:
+            axes.append("shard_weights")
         if any(module is model for model, _ in self.transformers):
             return axes + ["cache"] * cached
         if any(module is model for model, _ in self.controlnets):

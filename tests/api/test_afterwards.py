@@ -24,6 +24,7 @@ LAYOUTS = {
     "ring": ParallelismConfig(ring_size=2),
     "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
     "cfg": ParallelismConfig(cfg_size=2),
+    "shard_weights": ParallelismConfig(cfg_size=2, shard_weights=True),
 }
 OF_PIPELINES = [
     ("enable_sequential_cpu_offload", "pp"),
@@ -122,7 +123,7 @@ def test_a_model_before_and_after(ranks: Ranks, tmp_path: Path, column: str) -> 
         assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("column", ["pp", "cfg"])
+@pytest.mark.parametrize("column", ["pp", "shard_weights"])
 def test_a_whole_compiled_transformer(ranks: Ranks, tmp_path: Path, column: str) -> None:
     for wrong in ranks.run(walk, 2, column, ["compile"], tmp_path):
         assert wrong == []

@@ -69,6 +69,7 @@ def test_every_door_lists_the_examples(door):
         ("--parallel dp2", ["dp_size=2", "draws one result", "ditmesh t2i"]),
         ("--num-pipeline-patch 2", ["num_pipeline_patch=2", "pp_size is 1"]),
         ("--parallel tp2 --pipeline-warmup-steps 2", ["warmup_steps=2", "pp_size is 1"]),
+        ("--shard-weights", ["in layout single there are none", "ulysses_size=2"]),
         ("--nproc 2", ["2 ranks", "no --parallel", "--parallel ulysses2"]),
         ("--num-frames 9", ["--num-frames", "FluxPipeline makes pictures"]),
         ("--fps 9", ["--fps", "FluxPipeline makes pictures"]),

@@ -39,7 +39,7 @@ def size(picture: Path) -> tuple[int, int]:
 
 def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path):
     lora = str(save_lora(flux, tmp_path))
-    shared = ["--parallel", "ulysses2", "--parallel-text", "--parallel-vae"]
+    shared = ["--parallel", "ulysses2", "--parallel-text", "--parallel-vae", "--shard-weights"]
     flags = ["--model-path", flux, *SMALL, *shared, "--lora-path", lora, "--track-memory", "--verify"]
     lines, err = run(tmp_path, sys.executable, "-m", "ditmesh", "generate", "flux", *flags)
     text = "\n".join(lines)
@@ -55,6 +55,7 @@ def test_ditmesh_generate_starts_its_ranks_measures_and_verifies(flux, tmp_path)
 
     assert [title for title in ("Init Config", "Input", "Output") if title not in lines] == []
     assert "CPU x 2" in text
+    assert re.search(r"weights\s+those that ranks would each hold whole are shared out", text)
     assert "ulysses2 with text_encoder_2, vae shared" in text
     assert re.search(r"kept whole\s+CLIPTextModel: 0.\d MiB, it is small", text)
     assert size(tmp_path / "flux.48x80.ulysses2.png") == (80, 48)

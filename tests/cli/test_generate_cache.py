@@ -85,15 +85,13 @@ def test_a_file_configures_all_of_it_and_flags_go_before_it(weightless, tmp_path
     file = tmp_path / "settings.yaml"
     file.write_text(
         "cache_config: {residual_diff_threshold: 0.2, enable_taylorseer: true, Fn_compute_blocks: 2}\n"
-        "parallelism_config: {ulysses_size: auto, tp_size: 2, extra_parallel_modules: [vae]}\n"
+        "parallelism_config: {ulysses_size: auto, tp_size: 2, shard_weights: true, extra_parallel_modules: [vae]}\n"
         "attention_backend: native\n"
     )
     job = describe_job(Options("flux", model_path=weightless, config_path=file, nproc=4, max_warmup_steps=3), World())
-    assert (str(job.layout), job.layout.extra_parallel_modules, job.kernel) == (
-        "ulysses2.tp2",
-        ("vae",),
-        "native",
-    )
+    layout = job.layout
+    assert (str(layout), layout.shard_weights, layout.extra_parallel_modules) == ("ulysses2.tp2", True, ("vae",))
+    assert job.kernel == "native"
     config = DBCacheConfig(residual_diff_threshold=0.2, Fn_compute_blocks=2, max_warmup_steps=3)
     assert job.cache == Cached(config, TaylorSeerCalibratorConfig())
     with pytest.raises(ValueError, match=r"--parallel tp2, but --config .* says ulysses2\.tp2; use one"):

@@ -33,6 +33,7 @@ def folder(tmp_path, monkeypatch, flux):
         ("", {"DG_DEBUG": "perhaps"}, ["DG_DEBUG=perhaps is neither on nor off"]),
         ("--ulysses_degree 64", {}, ["ulysses_size=64", "8 attention heads", "ring_size=64"]),
         ("--num_pipeline_patch 2", {}, ["num_pipeline_patch=2", "pp_size is 1; set pp_size=2"]),
+        ("--data_parallel_degree 2 --shard-weights", {}, ["in layout dp2 there are none", "ulysses_size=2"]),
         ("--pipefusion_parallel_degree 2 --num_pipeline_patch 2 --warmup_steps 0", {}, ["warmup_steps must be"]),
         ("--backend openai", {}, ["--backend openai", "use one of xdit, diffusers"]),
         ("--backend diffusers --ring_degree 2", {}, ["splits no picture", "--backend xdit"]),

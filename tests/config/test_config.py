@@ -87,6 +87,9 @@ def test_a_wrong_layout_says_what_would_work(text: str, message: str) -> None:
         ({"tp_size": True}, "tp_size must be an int, not True"),
         ({"ring_size": -1}, "ring_size=-1 is no number of ranks"),
         ({"cfg_size": 3}, "guidance has two branches"),
+        ({"shard_weights": 1, "ulysses_size": 2}, "shard_weights is 1, and it is True or False."),
+        ({"shard_weights": True}, "in layout single there are none; add an axis that has them, such as ulysses_size=2"),
+        ({"shard_weights": True, "dp_size": 2, "pp_size": 2}, "in layout dp2.pp2 there are none"),
         ({"ulyses_size": 2}, "ParallelismConfig has no field 'ulyses_size'; did you mean 'ulysses_size'?"),
         ({"parallel_kwargs": {"extra_paralel_modules": []}}, "did you mean 'extra_parallel_modules'?"),
     ],
@@ -102,6 +105,7 @@ def test_a_config_is_a_value() -> None:
     assert config.extra_parallel_modules == ("vae",)
     assert pickle.loads(pickle.dumps(config)) == config
     assert replace(config, tp_size=4).world_size == 8
+    assert str(replace(config, shard_weights=True)) == str(config)
     with pytest.raises(FrozenInstanceError):
         config.tp_size = 2  # type: ignore[misc]
 

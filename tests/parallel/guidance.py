@@ -52,7 +52,9 @@ def draw(
         parallelism = ParallelismConfig.parse(layout) if layout else ParallelismConfig()
         names = [name for name in options.get("extras", ()) if name in pipe.components]
         sizes = {f"{axis}_size": size for axis, size in parallelism.sizes.items()}
-        config = ParallelismConfig(**sizes, parallel_kwargs={"extra_parallel_modules": names}) if layout else None
+        shares = options.get("shard_weights", False)
+        others = {"parallel_kwargs": {"extra_parallel_modules": names}, "shard_weights": shares}
+        config = ParallelismConfig(**sizes, **others) if layout else None
         ditmesh.enable_cache(pipe, cache, parallelism_config=config)
     if options.get("lora") == "after":
         pipe.load_lora_weights(weights, adapter_name="style")

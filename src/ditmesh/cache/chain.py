@@ -115,6 +115,11 @@ class Chain:
 
         return forward
 
+    def skips(self, position: int) -> bool:
+        """Whether a block is left out in this step, or may be: until the first blocks have run, nobody knows."""
+        state = self.states.get(self.session.branch)
+        return self.first <= position < self.last and (state is None or state.hit or not state.decided)
+
     def enter(self, position: int, args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
         """Take in what a block is given; whether it runs."""
         state = self.states.get(self.session.branch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
@@ -11,7 +12,7 @@ from ditmesh.config import ParallelismConfig, ParamsModifier
 from ditmesh.runtime.collectives import never_compiled
 from ditmesh.runtime.mesh import Axis
 from ditmesh.spec import Blocks, ModelSpec
-from ditmesh.upstream.modules import links, override
+from ditmesh.upstream.modules import SKIPS, links, override
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.session import Session
 
@@ -94,6 +95,7 @@ def apply_dbcache(
     for chain in chains:
         for position, link in enumerate(chain.links):
             override(link.block, "forward", chain.caller(position), undo)
+            override(link.block, SKIPS, partial(chain.skips, position), undo)
     return cache
 
 

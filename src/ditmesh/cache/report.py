@@ -101,4 +101,5 @@ def tag(cache: DBCacheConfig | None, calibrator: CalibratorConfig | None, parall
         parts.append(calibrator.own.tag if calibrator is not None and calibrator.enable_calibrator else "T0O0")
     if parallelism is not None:
         parts += [f"{AXES[axis].title}{size}" for axis, size in parallelism.sizes.items() if size > 1]
+        parts += ["SW"] if parallelism.shard_weights else []
     return "_".join(parts) or "NONE"

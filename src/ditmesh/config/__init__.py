@@ -1,6 +1,6 @@
 """What the user asks for: frozen, checked, and free of torch."""
 
-from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, sharing
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, holding, sharing
 from ditmesh.config.cache import CacheType, CalibratorConfig, DBCacheConfig, ParamsModifier, calibrators
 from ditmesh.config.files import load_configs
 from ditmesh.config.groups import describe_groups, rank_groups, replicas
@@ -22,6 +22,7 @@ __all__ = [
     "ParamsModifier",
     "calibrators",
     "describe_groups",
+    "holding",
     "load_configs",
     "rank_groups",
     "refuse_unknown",

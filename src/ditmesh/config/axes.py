@@ -15,6 +15,7 @@ class Axis:
         title: its name in tags of files.
         what: what its ranks are or do, for a list of groups.
         share: what the ranks along it make together. ``"sequence"``: each has its part of the tokens.
+        weights: what a rank along it holds of them: whole ones, as the others do, or shards or blocks of its own.
         flag: of ``ditmesh t2i``, in all its spellings, and ``help``, which explains it.
         variable: DG_XDIT_..., which means the same; "" for none.
         most: how many ranks there may be along it, None for any number, and ``why``. One of 2 has a switch for a flag.
@@ -28,6 +29,7 @@ class Axis:
     variable: str = ""
     most: int | None = None
     why: str = ""
+    weights: Literal["whole", "shards", "blocks"] = "whole"
 
 
 def _row(axis: Axis) -> int:
@@ -64,6 +66,7 @@ class Degrees:
             "--pipefusion_parallel_degree, --pipefusion_degree",
             "Pipeline stages.",
             "DG_XDIT_PIPEFUSION_DEGREE",
+            weights="blocks",
         )
     )
     ring_size: int = _row(
@@ -86,7 +89,16 @@ class Degrees:
             "DG_XDIT_ULYSSES_DEGREE",
         )
     )
-    tp_size: int = _row(Axis("TP", "tensor shards", "forward", "--tensor_parallel_degree", "Ranks that share weights."))
+    tp_size: int = _row(
+        Axis(
+            "TP",
+            "tensor shards",
+            "forward",
+            "--tensor_parallel_degree",
+            "Ranks that share weights.",
+            weights="shards",
+        )
+    )
 
 
 AXES: dict[str, Axis] = {f.name.removesuffix("_size"): f.metadata["axis"] for f in fields(Degrees)}
@@ -108,3 +120,8 @@ WORDS: dict[str, tuple[str, ...]] = {
 def sharing(what: Shared) -> tuple[str, ...]:
     """The axes whose ranks make this together, or a part of it."""
     return tuple(name for name, axis in AXES.items() if ORDER.index(axis.share) >= ORDER.index(what))
+
+
+def holding(*weights: str) -> tuple[str, ...]:
+    """The axes whose ranks make a picture together and hold such weights of a block that all of them run."""
+    return tuple(name for name in sharing("picture") if AXES[name].weights in weights)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ditmesh.config.axes import AXES, WORDS, Axis, Degrees
+from ditmesh.config.axes import AXES, WORDS, Axis, Degrees, holding
 from ditmesh.config.words import field_of, refuse_unknown, suggest
 
 SINGLE = "single"
@@ -22,6 +22,8 @@ class ParallelismConfig(Degrees):
         tp_size: tensor parallelism.
         num_pipeline_patch: into how many patches the stages of ``pp_size`` cut the sequence; None for one a stage.
         warmup_steps: how many steps of a request the stages run on the whole sequence, exactly, before that.
+        shard_weights: weights of blocks that ranks of one picture would each hold whole are shared out to them, and
+            gathered block by block. Not a bit of the picture changes.
         attention_backend: the kernel of one rank's attention, named as diffusers names it (``"native"``, ...).
         extra_parallel_modules: further modules of the pipeline (text encoders, VAE, ControlNet), or their names.
         parallel_kwargs: the same fields in the older spelling ``parallel_kwargs={"extra_parallel_modules": [...]}``.
@@ -34,6 +36,7 @@ class ParallelismConfig(Degrees):
 
     num_pipeline_patch: int | None = None
     warmup_steps: int = 1
+    shard_weights: bool = False
     attention_backend: str | None = None
     extra_parallel_modules: tuple[Any, ...] = ()
     parallel_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -51,6 +54,7 @@ class ParallelismConfig(Degrees):
         for name, axis in AXES.items():
             self._check_size(f"{name}_size", axis)
         self._check_patches()
+        self._check_sharing()
 
     def _check_patches(self) -> None:
         for name in ("num_pipeline_patch", "warmup_steps"):
@@ -61,6 +65,15 @@ class ParallelismConfig(Degrees):
                 raise ValueError(f"{name} must be an int of 1 or more, not {value!r}.")
             if self.pp_size == 1 and value != field_of(type(self), name):
                 raise ValueError(f"{name}={value} is for the stages of a pipeline, and pp_size is 1; set pp_size=2.")
+
+    def _check_sharing(self) -> None:
+        if type(self.shard_weights) is not bool:
+            raise ValueError(f"shard_weights is {self.shard_weights!r}, and it is True or False.")
+        if self.shard_weights and all(self.sizes[axis] == 1 for axis in holding("whole", "shards")):
+            raise ValueError(
+                f"shard_weights=True shares out weights that ranks of one picture would each hold whole, and in layout "
+                f"{self} there are none; add an axis that has them, such as ulysses_size=2, or leave shard_weights out."
+            )
 
     @property
     def patches(self) -> int:

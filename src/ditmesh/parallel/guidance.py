@@ -68,8 +68,8 @@ class Guidance:
 
     run: Callable[..., Any]
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, mesh: Axis, is_distilled: bool):
-        self.title, self.names, self.mesh = spec.title, argument_names(model), mesh
+    def __init__(self, model: nn.Module, spec: ModelSpec, mesh: Axis, is_distilled: bool, idle: Callable[[], None]):
+        self.title, self.names, self.mesh, self.idle = spec.title, argument_names(model), mesh, idle
         self.is_distilled, self.memories = is_distilled, spec.memories
         self.halves = Halves(model, spec)
         self.forms: dict[Any, Any] = {}  # of outputs, as tensors without memory
@@ -127,20 +127,21 @@ class Guidance:
 
     def _first(self, key: object, bound: dict[str, Any]) -> Any:
         """The first branch, or the promise of it."""
-        output = self._run_on(FIRST, key, bound)
+        awaits = (FIRST, key) in self.forms
+        output = self._run_on(FIRST, key, bound, awaits)
         repeats = self.in_one_batch[key]
-        pair = self.branches.pair = Pair(self.mesh, tensors(output), lambda: self._alone(repeats))
+        pair = self.branches.pair = Pair(self.mesh, tensors(output), lambda: self._alone(repeats, awaits), awaits)
         return map_tensors(lambda x: Deferred.of(x, pair), output)
 
     def _second(self, pair: Pair, key: object, bound: dict[str, Any]) -> Any:
         """The second branch, and with it the first."""
-        output = self._run_on(SECOND, key, bound)
+        output = self._run_on(SECOND, key, bound, pair.awaits)
         pair.complete(tensors(output))
         self.branches.completed = True
         return output
 
-    def _run_on(self, rank: int, key: object, bound: dict[str, Any]) -> Any:
-        """A branch on the rank that runs it, and room for it on the other one.
+    def _run_on(self, rank: int, key: object, bound: dict[str, Any], at_once: bool) -> Any:
+        """A branch on the rank that runs it, and room for it on the other one, which runs its own at once or idles.
 
         Raises:
             ValueError: on both ranks, if the one that runs it refuses what it is asked for.
@@ -155,6 +156,8 @@ class Guidance:
                 if is_known:
                     raise
                 told = [ValueError(*refusal.args)]
+        elif not at_once:
+            self.idle()
         if not is_known:
             dist.broadcast_object_list(told, group=self.mesh.get_group(), group_src=rank)
             if isinstance(told[0], ValueError):
@@ -166,8 +169,10 @@ class Guidance:
         device = tensors(bound)[0].device
         return map_tensors(lambda x: torch.full_like(x, torch.nan, device=device), self.forms[rank, key])
 
-    def _alone(self, repeats: int) -> None:
+    def _alone(self, repeats: int, awaits: bool) -> None:
         """A step has one branch: some do, but not the first. Or it has several in a batch that has no halves."""
+        if awaits and self.mesh.get_local_rank() == SECOND:
+            self.idle()
         self.in_one_batch.clear()  # the next step may have its two in one batch
         if not self.branches.completed and repeats > 1:
             self.branches.pair = None
@@ -212,17 +217,20 @@ def _relist(nested: Any, samples: list[Tensor]) -> Any:
     return type(nested)(**{key: _relist(x, samples) for key, x in nested.items()})
 
 
-def apply_guidance_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: ExitStack) -> Guidance:
+def apply_guidance_parallel(
+    model: nn.Module, spec: ModelSpec, mesh: Axis, idle: Callable[[], None] | None, undo: ExitStack
+) -> Guidance:
     """Give each of two ranks one branch of guidance, in place.
 
     Args:
         model: the transformer ``spec`` describes.
         spec: its fact sheet.
         mesh: the two ranks.
+        idle: what a rank does while the other one runs a forward, and until it is done; None if that needs no help.
         undo: takes what takes each change back.
     """
     is_distilled = isinstance(model, ConfigMixin) and bool(model.config.get("guidance_embeds"))
-    guidance = Guidance(model, spec, mesh, is_distilled)
+    guidance = Guidance(model, spec, mesh, is_distilled, idle or (lambda: None))
     # Above the model's own hooks: a branch that another rank runs must not begin a forward here.
     guidance.run = intercept_call(model, guidance, undo)
     return guidance

@@ -72,6 +72,11 @@ def all_gather(x: Tensor, dim: int, sizes: Sequence[int], mesh: Axis) -> Tensor:
     return gathered.movedim(0, dim).to(x.device)
 
 
+def start_all_gather(into: Tensor, x: Tensor, mesh: Axis, is_async: bool) -> Any:
+    """Put every rank's flat tensor into one; return what to wait for, if it is asynchronous."""
+    return _all_gather_single(into, x, group=mesh.get_group(), async_op=is_async)
+
+
 class Rotation:
     """Pass a tensor to the next rank of a ring and take the previous one's, while something else computes.
 

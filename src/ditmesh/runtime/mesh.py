@@ -101,10 +101,10 @@ class Mesh:
     def __getitem__(self, axis: str) -> Axis:
         return self.along(axis)
 
-    def along(self, *axes: str) -> Axis:
+    def along(self, *axes: str, purpose: str = "all") -> Axis:
         """The ranks that differ from this one along these axes alone, as one axis."""
         [row] = [row for row in rank_groups(self.layout, *axes) if dist.get_rank() in row]
-        return self.of(row, "all")
+        return self.of(row, purpose)
 
     def of(self, ranks: list[int], purpose: str) -> Axis:
         """These ranks, of which this one is one; groups of another purpose are other groups."""

@@ -16,15 +16,17 @@ from ditmesh.upstream.offload import OF_GROUPS
 from ditmesh.upstream.saving import shares
 
 SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
-COLUMNS = ("tp", *SEQUENCE, "pp", "cfg", *EXTRAS, "cache")
-STEPS = ("tp", *SEQUENCE, "pp", "cfg", "cache")  # what changes how a transformer runs
-WEIGHTS = ("tp", "pp", "text encoder")  # what leaves a rank a share of the weights
+COLUMNS = ("tp", *SEQUENCE, "pp", "cfg", "shard_weights", *EXTRAS, "cache")
+STEPS = ("tp", *SEQUENCE, "pp", "cfg", "shard_weights", "cache")  # what changes how a transformer runs
+CUT = ("tp", "pp", "text encoder")  # what computes with a share of the weights
+WEIGHTS = (*CUT, "shard_weights")  # what leaves a rank a share of the weights
 FIRST = "do it before enable_cache, or call ditmesh.disable_cache, do it, and enable again."
 AGAIN = "call ditmesh.disable_cache, do it, and enable again."
 INSTEAD = "leave it off, or use ulysses_size or ring_size."
 FUSED = "fuse it first (fuse_lora, then unload_lora_weights), or leave the module out of extra_parallel_modules."
 ADAPTED = "its linears or rows are shared out, and adapters would not be; "
 HELD = "it holds the weights themselves, of which a rank has only a share; "
+GATHERED = "weights are gathered block by block, and it would move them apart; use enable_model_cpu_offload."
 OWN_CACHE = (
     "it decides by what one rank holds, and ranks would part; take it off (transformer.disable_cache()), and pass "
     "enable_cache of ditmesh a cache_config."
@@ -35,6 +37,10 @@ PROCESSORS = "this rank's heads, tokens or rows need the processors there are; "
 
 def _on(columns: Collection[str], why: str) -> dict[str, str]:
     return dict.fromkeys(columns, why)
+
+
+def _held(why: str) -> dict[str, str]:
+    return _on(CUT, why + INSTEAD) | {"shard_weights": why + "leave it off, or shard_weights."}
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ LORA = Deed(
 CASTING = Deed(
     "`enable_layerwise_casting`",
     ("enable_layerwise_casting",),
-    _on(WEIGHTS, HELD + INSTEAD),
-    _on(WEIGHTS, HELD + INSTEAD),
+    _held(HELD),
+    _held(HELD),
 )
 TABLE = (
     Deed(
@@ -119,7 +125,7 @@ TABLE = (
         "`fuse_qkv_projections`, `unfuse_qkv_projections`",
         ("fuse_qkv_projections", "unfuse_qkv_projections"),
         before=_on(("tp",), "it packs the projections that tensor parallelism shards; " + INSTEAD),
-        after=_on(("tp", *SEQUENCE, "pp", "vae"), "it replaces modules that are shared out; " + AGAIN),
+        after=_on(("tp", *SEQUENCE, "pp", "shard_weights", "vae"), "it replaces modules that are shared out; " + AGAIN),
     ),
     Deed(
         "`resize_token_embeddings` of a text encoder",
@@ -145,12 +151,24 @@ TABLE = (
     LAYOUTS,
     Deed(
         "quantized weights, of any kind",
-        before=_on(WEIGHTS, "they are no plain tensors, which alone can be cut and put together; " + INSTEAD),
+        before=_held("they are no plain tensors, which alone can be cut and put together; "),
     ),
-    Deed("`enable_group_offload`", note="A rank offloads what it has; to the disk, in a folder of its own."),
+    Deed(
+        "`enable_group_offload`",
+        ("enable_group_offload",),
+        _on(("shard_weights",), GATHERED),
+        _on(("shard_weights",), GATHERED),
+        note="A rank offloads what it has; to the disk, in a folder of its own.",
+    ),
     CASTING,
     Deed("`enable_model_cpu_offload`"),
-    Deed("`enable_sequential_cpu_offload`", note="A rank offloads what it has."),
+    Deed(
+        "`enable_sequential_cpu_offload`",
+        ("enable_sequential_cpu_offload",),
+        _on(("shard_weights",), GATHERED),
+        _on(("shard_weights",), GATHERED),
+        note="A rank offloads what it has.",
+    ),
     Deed("`pipe.transformer = other`, `pipe.vae = other`", note="Every rank runs the whole of the new one."),
     Deed("`vae.enable_tiling`, `vae.enable_slicing`"),
 )

@@ -104,11 +104,12 @@ class Pair(Source):
 
     Attributes:
         first: the tensors of the first branch.
+        awaits: the rank of the first branch may be at it until the other one runs the second, or idles.
     """
 
-    def __init__(self, mesh: Axis, first: list[Tensor], alone: Callable[[], None]):
+    def __init__(self, mesh: Axis, first: list[Tensor], alone: Callable[[], None], awaits: bool):
         super().__init__()
-        self.mesh, self.first, self.alone = mesh, first, alone
+        self.mesh, self.first, self.alone, self.awaits = mesh, first, alone, awaits
 
     def settle(self) -> None:
         """Fill the first branch although there is no second: the first rank sends what it has."""

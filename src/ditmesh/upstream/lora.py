@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.loaders.peft import PeftAdapterMixin
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -188,6 +189,13 @@ def check_adapter(name: str, layer: Any) -> None:
         )
 
 
+def is_dora(adapter: Any) -> bool:
+    """Whether weights, or a config, are of an adapter that is worked out of the weights that it adapts."""
+    if isinstance(adapter, LoraConfig):
+        return adapter.use_dora
+    return isinstance(adapter, Mapping) and any("magnitude" in key or "dora_scale" in key for key in adapter)
+
+
 class Adapters:
     """Lets a sharded transformer, and a pipeline around it, load and fuse LoRA weights as a whole one does."""
 
@@ -223,7 +231,7 @@ class Adapters:
             self._show_own_shapes()
             if kwargs.get("hotswap"):
                 raise ValueError(f"hotswap=True does not work on a transformer sharded by tp_size; {_INSTEAD}")
-            if isinstance(weights, Mapping) and any("magnitude" in key or "dora_scale" in key for key in weights):
+            if is_dora(weights):
                 raise ValueError(f"these are DoRA weights, which tp_size cannot shard, only plain LoRA; {_INSTEAD}")
             before = _adapters(model)
             for linear in self._linears:

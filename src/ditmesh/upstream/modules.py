@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,7 @@ from ditmesh.spec import Blocks, ModelSpec
 from ditmesh.upstream.unread import Unread
 
 Streams = dict[str, Tensor | None]
+SKIPS = "_ditmesh_skips"  # the attribute of a block that says whether its next call may leave it out
 COMPILER = "_ditmesh_compiler"  # the attribute of a module that holds the compiler at work when it was called last
 
 HOOKS = (
@@ -59,6 +60,14 @@ def without_adapter(module: nn.Module) -> nn.Module:
     while "base_layer" in module._modules:
         module = module.get_submodule("base_layer")
     return module
+
+
+def own_weights(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """The weights in a module, each with the module that holds it and its name there; not those of adapters in it."""
+    module = without_adapter(module)
+    yield from ((module, name, weight) for name, weight in module.named_parameters(recurse=False))
+    for child in module.children():
+        yield from own_weights(child)
 
 
 def parameter(x: Tensor, before: Tensor) -> nn.Parameter:

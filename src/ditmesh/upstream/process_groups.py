@@ -66,6 +66,11 @@ def is_of_broken_group(error: BaseException) -> bool:
     )
 
 
+def device_of_messages(group: dist.ProcessGroup, device_type: str) -> str:
+    """Where a group sends the few numbers from that Python reads: a GPU would have to be waited for."""
+    return "cpu" if "gloo" in str(dist.get_backend_config(group)) else device_type
+
+
 def end_group(group: dist.ProcessGroup) -> None:
     """End a group; whatever is under way in it fails, on all of its ranks."""
     break_group(group)

@@ -28,8 +28,12 @@ def with_file(options: Options, file: Mapping[str, Any], world: World) -> tuple[
         if asked is not None and theirs is not None:
             raise ValueError(f"{flag} {asked}, but --config {options.config_path} says {theirs}; use one of them.")
     layout = choose_layout(options.parallel if own is None else str(own), options.nproc, world)
-    patches = given(num_pipeline_patch=options.num_pipeline_patch, warmup_steps=options.pipeline_warmup_steps)
-    layout = replace(layout if own is None else own, **patches)
+    asked = given(
+        num_pipeline_patch=options.num_pipeline_patch,
+        warmup_steps=options.pipeline_warmup_steps,
+        shard_weights=options.shard_weights or None,
+    )
+    layout = replace(layout if own is None else own, **asked)
     if layout.dp_size > 1:
         raise ValueError(
             f"dp_size={layout.dp_size} shares out prompts, and generate draws one result; "

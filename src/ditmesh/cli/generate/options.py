@@ -74,6 +74,7 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     )
     nproc: Count = count(LAYOUT, "Ranks to start here, if --parallel leaves it open.", "--nproc N")
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
+    shard_weights: bool = switch(LAYOUT, "Share out weights that ranks would each hold whole.", "--shard-weights")
     parallel_text: bool = switch(
         LAYOUT, "Share the text encoders over all ranks too.", "--parallel-text, --parallel-text-encoder"
     )

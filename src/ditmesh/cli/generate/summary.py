@@ -40,6 +40,7 @@ def init_facts(job: Job, options: Options, dtype: str, whole: Sequence[str]) -> 
         "LoRA": job.lora and f"{job.lora.file}, {'fused' if job.lora.fuse else 'not fused'}",
         "dtype": dtype,
         "layout": job.layout,
+        "weights": "those that ranks would each hold whole are shared out" if job.layout.shard_weights else "",
         "shared too": ", ".join(shared(job, whole)),
         "kept whole": "\n".join(whole),
         "cache": job.cache and job.cache.tag,

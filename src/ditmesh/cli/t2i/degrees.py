@@ -52,7 +52,7 @@ def sizes_of(environment: Mapping[str, str]) -> dict[str, int]:
 
 
 def choose_degrees(
-    flags: Mapping[str, int | None], environment: Mapping[str, str], ranks: int | None, patches: Mapping[str, Any]
+    flags: Mapping[str, int | None], environment: Mapping[str, str], ranks: int | None, others: Mapping[str, Any]
 ) -> ParallelismConfig:
     """The layout: a flag goes before its variable, and ranks that the degrees leave over become replicas.
 
@@ -60,7 +60,7 @@ def choose_degrees(
         flags: degrees by size (``dp_size`` ...), None where no flag was given.
         environment: the variables.
         ranks: how many there are to be; None for as many as the degrees need.
-        patches: ``num_pipeline_patch`` and ``warmup_steps``, if they were given.
+        others: the other fields of the layout that were given, such as ``num_pipeline_patch``.
 
     Raises:
         ValueError: the degrees do not fill the ranks.
@@ -78,4 +78,4 @@ def choose_degrees(
                 f"(--num_gpus); leave --num_gpus out, or choose degrees whose product is {ranks}."
             )
         sizes["dp_size"] = ranks // product
-    return ParallelismConfig(**sizes, **patches)
+    return ParallelismConfig(**sizes, **others)

@@ -124,13 +124,17 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
         raise ValueError(f"--backend {options.backend}: {suggest(options.backend, BACKENDS)}")
     flags = {f.name: asdict(options)[f.name] for f in fields(Degrees)}
     flags |= {size: 1 + on for size, on in flags.items() if isinstance(on, bool)}
-    patches = given(num_pipeline_patch=options.num_pipeline_patch, warmup_steps=options.warmup_steps)
+    others = given(
+        num_pipeline_patch=options.num_pipeline_patch,
+        warmup_steps=options.warmup_steps,
+        shard_weights=options.shard_weights or None,
+    )
     ranks = world.ranks(options.num_gpus, "--num_gpus")
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")
-        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks, patches)
-    return choose_degrees(flags, environment, ranks, patches)
+        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks, others)
+    return choose_degrees(flags, environment, ranks, others)
 
 
 def choose_nodes(options: BatchOptions, layout: ParallelismConfig) -> Nodes | None:

@@ -1,6 +1,6 @@
 """What `--optimize` and its kin switch on, by the names users know; the others are refused by name, with why."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.config import suggest

@@ -59,6 +59,9 @@ class BatchOptions(record("Degrees", DEGREES)):
     batch_size: int = count(LAYOUT, "Pictures in work at once, over all replicas (1).", "--batch_size N", default=1)
     num_pipeline_patch: Count = count(LAYOUT, "Patches in the pipeline.", "--num_pipeline_patch N")
     warmup_steps: Count = count(LAYOUT, "First steps of a pipeline.", "--warmup_steps N", low=0)
+    shard_weights: bool = switch(
+        LAYOUT, "Share out weights that ranks would each hold whole.", "--shard_weights, --shard-weights"
+    )
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
 
     optimize: Text = option(
