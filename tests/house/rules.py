@@ -32,9 +32,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
 # The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
-# linears are sharded as a transformer's. The halves of guidance are the other half of that strategy.
+# linears are sharded as a transformer's, its vocabulary by a file of its own. The halves of guidance are the other half
+# of that strategy.
 ACROSS_FILES = {
     ("parallel/text_encoder.py", "ditmesh.parallel.tensor.linears"),
+    ("parallel/text_encoder.py", "ditmesh.parallel.vocabulary"),
+    ("parallel/vocabulary.py", "ditmesh.parallel.tensor.linears"),
     ("parallel/pipefusion/patches.py", "ditmesh.parallel.context.sequence"),
     ("parallel/guidance.py", "ditmesh.parallel.halves"),
 }

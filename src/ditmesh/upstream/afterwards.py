@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from ditmesh.upstream.modules import override
+from ditmesh.upstream.quantized import check_tokens
 
 COLUMNS = ("tp", "ulysses", "ring", "pp", "cfg", "text encoder", "vae", "cache")
 SEQUENCE = ("ulysses", "ring")
 STEPS = ("tp", *SEQUENCE, "pp", "cfg", "cache")  # what changes how a transformer runs
 WEIGHTS = ("tp", "pp", "text encoder")  # what leaves a rank a share of the weights
+TOKENS = (*SEQUENCE, "cfg", "vae")  # what leaves a rank a part of the tokens that a linear gets in one process
 FIRST = "do it before enable_cache, or call ditmesh.disable_cache, do it, and enable again."
 AGAIN = "call ditmesh.disable_cache, do it, and enable again."
 INSTEAD = "leave it off, or use ulysses_size or ring_size."
@@ -132,7 +134,7 @@ TABLE = (
     LAYOUTS,
     Deed(
         "quantized weights, of any kind",
-        before=_on(WEIGHTS, "they are no plain tensors, which alone can be cut and put together; " + INSTEAD),
+        note="Kind by kind in [quantization](quantization.md).",
     ),
     GROUPS,
     CASTING,
@@ -160,6 +162,9 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
         ValueError: it has, and what.
     """
     title = type(model).__name__
+    for column in columns:
+        if column in TOKENS:
+            check_tokens(model, column)
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
     for name in _hooks(model):

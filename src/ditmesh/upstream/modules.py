@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -61,7 +61,7 @@ def without_adapter(module: nn.Module) -> nn.Module:
 
 def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
     """A parameter of these values that wants a gradient if the one before did."""
-    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
+    return x if isinstance(x, nn.Parameter) else nn.Parameter(x.detach(), requires_grad=before.requires_grad)
 
 
 def unwrapped(module: Any) -> Any:
@@ -195,6 +195,14 @@ def override(owner: Any, name: str, value: Any, undo: ExitStack) -> None:
     else:
         undo.callback(own.pop, name)
     own[name] = value
+
+
+def set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> None:
+    """Tell an instance what it holds now, where it keeps that fact."""
+    missing = object()
+    for fact, value in facts.items():
+        if held(module, fact, missing) is not missing:
+            override(module, fact, value, undo)
 
 
 def repeated_blocks(kind: Any) -> list[str]:

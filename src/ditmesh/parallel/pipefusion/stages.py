@@ -15,7 +15,6 @@ A patch attends to keys and values of all patches: those of this step up to itse
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,12 +24,13 @@ from torch import Tensor, nn
 from ditmesh.parallel.pipefusion.patches import Memory, Patches
 from ditmesh.parallel.pipefusion.schedule import split_blocks
 from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
+from ditmesh.parallel.pipefusion.weights import drop_weights
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
-from ditmesh.runtime.mesh import Axis, Mesh
+from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import Link, chain, check_plain, check_present, expand, intercept_call, override
+from ditmesh.upstream.modules import Link, chain, check_present, expand, intercept_call, override
+from ditmesh.upstream.quantized import check_quantized
 from ditmesh.upstream.request import Requests
-from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.session import Branch, Session
 from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_unflatten
 
@@ -205,7 +205,7 @@ def apply_pipefusion(
     check_present(model)
     links = chain(model, spec)
     for link in links:
-        check_plain(
+        check_quantized(
             f"{spec.title}: {type(link.block).__name__}", link.block, "pp_size", "use ulysses_size or ring_size."
         )
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
@@ -219,7 +219,7 @@ def apply_pipefusion(
         requests.at_failure.append(stage.stage_links.drop)
     fusion.run = intercept_call(model, fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
-    _drop_weights(model, stage, lent, mesh["pp"], undo)
+    drop_weights(links, stages, lent, mesh["pp"], undo)
     return fusion
 
 
@@ -245,35 +245,3 @@ def _costs(links: list[Link], mesh: Mesh) -> list[int]:
     own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
     costs = torch.tensor(own, device=mesh.device_type)
     return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
-
-
-def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
-    """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
-    weights = [list(link.block.parameters()) for link in stage.links]
-    shapes = [[weight.shape for weight in block] for block in weights]
-    for i, module in [(i, module) for i, link in enumerate(stage.links) for module in link.block.modules()]:
-        owner = next(owner for owner, blocks in enumerate(stage.stages) if i in blocks)
-        own = dict(module.named_parameters(recurse=False))
-        keep_share(module, undo, **{name: partial(_of_owner, owner, x.shape, mesh) for name, x in own.items()})
-    elsewhere = {id(weight) for i, block in enumerate(weights) if i not in stage.own for weight in block}
-    kept = {id(weight) for i in stage.own for weight in weights[i]}
-    kept |= {id(x) for module in lent for x in module.parameters()}
-
-    def put_back() -> None:
-        for owner, blocks in enumerate(stage.stages):
-            for i in blocks:
-                for weight, shape in zip(weights[i], shapes[i], strict=True):
-                    whole = _of_owner(owner, shape, mesh, weight.data)
-                    if weight.shape != shape:
-                        weight.data = whole
-
-    undo.callback(put_back)
-    for weight in (weight for block in weights for weight in block):
-        if id(weight) in elsewhere - kept:
-            weight.data = torch.empty(0, dtype=weight.dtype, device=weight.device)
-
-
-def _of_owner(owner: int, shape: torch.Size, mesh: Axis, x: Tensor) -> Tensor:
-    """A weight of one stage on all of them."""
-    is_owner = owner == mesh.get_local_rank()
-    return broadcast(x.contiguous() if is_owner else x.new_empty(shape), owner, mesh)
