@@ -12,26 +12,14 @@ import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from diffusers import FirstBlockCacheConfig
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from tests.transformers import SHAPES, build, forward
 from tests.upstream.test_lora import load, lora
 
 CPU = torch.device("cpu")
 Made = dict[str, Tensor]
-
-
-class Packed(Tensor):
-    """A weight of a kind of its own, as quantizers have them: it computes as what it stands for."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.detach, Tensor.requires_grad_):
-            return super().__torch_function__(func, types, args, kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            args, kwargs = tree_map(lambda x: x.as_subclass(Tensor) if type(x) is Packed else x, (args, kwargs or {}))
-            return func(*args, **kwargs)
 
 
 @cache
@@ -133,10 +121,8 @@ def parallelize(model: Any, folder: Path) -> None:
     vars(model)["_parallel_config"] = object()
 
 
-def pack(model: Any, folder: Path) -> None:
-    for module in model.modules():
-        if (isinstance(module, nn.Linear) and "proj_mlp" in str(module)) or type(module) is nn.Linear:
-            module.weight = nn.Parameter(module.weight.detach().as_subclass(Packed), requires_grad=False)
+def quantize(model: Any, folder: Path) -> None:
+    quantize_(model, Int8WeightOnlyConfig())
 
 
 def offload(model: Any, folder: Path) -> None:
@@ -161,7 +147,7 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
     "copy.deepcopy": lambda model, _: copy.deepcopy(model),
     "transformer.enable_cache": lambda model, _: model.enable_cache(FirstBlockCacheConfig(threshold=1e-9)),
     "enable_parallelism": parallelize,
-    "quantized weights, of any kind": pack,
+    "quantized weights": quantize,
     "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=1),
     "enable_layerwise_casting": lambda model, _: model.enable_layerwise_casting(torch.bfloat16, torch.float32),
     "enable_model_cpu_offload": offload,
@@ -170,7 +156,7 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
 # Of a pipeline's own; tests of pipelines have them.
 ELSEWHERE = {"pipe.transformer = other", "vae.enable_tiling"}
 # Adapters are no part of these: fused projections and fused weights drop them or are made for plain linears.
-BARE = {"fuse_qkv_projections", "quantized weights, of any kind", "state_dict", "load_ip_adapter"}
+BARE = {"fuse_qkv_projections", "quantized weights", "state_dict", "load_ip_adapter"}
 
 
 def clean(model: Any) -> None:

@@ -58,7 +58,18 @@ HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
-LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
+LIGHT_JOB = (
+    "caching",
+    "call",
+    "checks",
+    "description",
+    "example",
+    "facts",
+    "images",
+    "numbers",
+    "quantization",
+    "weights",
+)
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 

@@ -13,6 +13,7 @@ from ditmesh.api import kept_whole
 from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
+from ditmesh.upstream.quantizers import quantize_linears
 
 SHOWN = 200  # letters of what peft has to say, which may name every module
 
@@ -31,7 +32,7 @@ def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, li
 
 
 def load(job: Job, dtype: torch.dtype) -> Any:
-    """The bare pipeline with all its weights, LoRA weights among them, on the CPU.
+    """The bare pipeline with all its weights, LoRA weights among them and quantized if asked, on the CPU.
 
     Raises:
         ValueError: a package is missing, or the LoRA weights are of another model.
@@ -43,6 +44,9 @@ def load(job: Job, dtype: torch.dtype) -> Any:
         pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
     if job.lora:
         load_lora(pipe, job)
+    if job.quantized:
+        for name in job.quantized.components:
+            quantize_linears(pipe.components[name], job.quantized.kind)
     if job.tuning.vae_tiling:
         pipe.vae.enable_tiling()
     if job.tuning.vae_slicing:

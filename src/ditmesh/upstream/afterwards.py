@@ -132,10 +132,7 @@ TABLE = (
     ),
     CACHES,
     LAYOUTS,
-    Deed(
-        "quantized weights, of any kind",
-        note="Kind by kind in [quantization](quantization.md).",
-    ),
+    Deed("quantized weights", note="[Kind by kind](quantization.md); a kind that is not known is refused by its name."),
     GROUPS,
     CASTING,
     Deed("`enable_model_cpu_offload`"),

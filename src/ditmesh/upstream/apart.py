@@ -28,7 +28,7 @@ class Apart:
         grains: for each part and dimension, how many of the weight's entries one of the part's stands for.
         build: makes the weight again.
         facts: what is no tensor, for ``build``.
-        origin: tensors from which a part was computed, which only the whole weight has.
+        origin: from what a part was computed, which only the whole weight has.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Apart:
     grains: Mapping[str, tuple[int, ...]]
     build: "Callable[[Apart], Tensor]"
     facts: Any = None
-    origin: Mapping[str, Tensor] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def weight(self) -> Tensor:
         """The weight, put together."""

@@ -101,29 +101,24 @@ def _bits_and_bytes_4(weight: Any) -> Apart:
     if not weight.bnb_quantized or state is None:
         raise ValueError("a Params4bit that is not quantized before it is moved (pipe.to(device))")
     shape, block = tuple(state.shape), state.blocksize
+    origin: dict[str, Any] = {}
     data, absmax = plain(weight), state.absmax
-    facts: dict[str, Any] = {name: vars(weight)[name] for name in ("blocksize", "quant_type", "quant_storage")}
-    origin: dict[str, Tensor] = {}
     if vars(state).get("packing_format_for_cpu"):
         data, absmax = _unpacked(data), absmax.t().float()
     elif state.nested:
-        origin = {"absmax": absmax, "offset": state.offset, "absmax2": state.state2.absmax, "code2": state.state2.code}
+        origin = {"absmax": absmax, "offset": state.offset, "state2": copy.copy(state.state2)}
         absmax = _nested(state, absmax) + state.offset
-    rows = block // math.gcd(shape[1], block)  # a block goes on in the next row
-    rows, columns = (rows, block if rows == 1 else shape[1]) if shape[0] % rows == 0 else shape
-    parts = {
-        "data": data.view(torch.uint8).reshape(shape[0] // rows, -1),
-        "absmax": absmax.reshape(shape[0] // rows, -1),
-    }
-    parts["code"] = state.code
-    grains = {"data": (rows, columns), "absmax": (rows, columns), "code": (SHARED, SHARED)}
-    if rows == 1:
-        grains["data"] = (1, 2)
+    rows = block // math.gcd(shape[1], block)  # after which a block begins with a row again
+    rows = rows if shape[0] % rows == 0 else shape[0]
+    byte, grain = ((1, 2), (1, block)) if rows == 1 else ((rows, shape[1]),) * 2
+    parts = {"data": data.view(torch.uint8), "absmax": absmax}
+    parts = {name: x.reshape(shape[0] // rows, -1) for name, x in parts.items()} | {"code": state.code}
     skeleton = copy.copy(state)
     vars(skeleton).update(absmax=None, code=None, offset=None, state2=None, nested=False)
     vars(skeleton).pop("packing_format_for_cpu", None)
-    nest = (origin and (state.state2.blocksize, state.state2.dtype)) or None
-    return Apart(shape, parts, grains, _build_bits_and_bytes_4, (type(weight), facts, skeleton, nest), origin)
+    facts = {name: vars(weight)[name] for name in ("blocksize", "quant_type", "quant_storage")}
+    grains = {"data": byte, "absmax": grain, "code": (SHARED, SHARED)}
+    return Apart(shape, parts, grains, _build_bits_and_bytes_4, (type(weight), facts, skeleton), origin)
 
 
 def _nested(state: Any, absmax: Tensor) -> Tensor:
@@ -146,23 +141,14 @@ def _unpacked(data: Tensor) -> Tensor:
 
 
 def _build_bits_and_bytes_4(apart: Apart) -> Tensor:
-    kind, facts, skeleton, nest = apart.facts
-    state, origin = copy.copy(skeleton), apart.origin
-    data = apart.parts["data"].reshape(-1, 1).view(facts["quant_storage"])
-    vars(state).update(code=apart.parts["code"].to(data.device), shape=torch.Size(apart.shape))
-    if origin:
-        origin = {name: x.to(data.device) for name, x in origin.items()}
-        second = copy.copy(skeleton)
-        vars(second).update(
-            absmax=origin["absmax2"], code=origin["code2"], shape=None, blocksize=nest[0], dtype=nest[1]
-        )
-        vars(second).update(quant_type=None)
-        vars(state).update(absmax=origin["absmax"], offset=origin["offset"], state2=second, nested=True)
-    else:
-        vars(state).update(absmax=apart.parts["absmax"].reshape(-1))
-    return kind(
-        data, requires_grad=False, quant_state=state, compress_statistics=bool(origin), bnb_quantized=True, **facts
-    )
+    kind, facts, skeleton = apart.facts
+    state, data = copy.copy(skeleton), apart.parts["data"].reshape(-1, 1).view(facts["quant_storage"])
+    absmax, nested = apart.parts["absmax"].reshape(-1), bool(apart.origin)
+    vars(state).update(code=apart.parts["code"], absmax=absmax, shape=torch.Size(apart.shape), nested=nested)
+    if nested:
+        vars(state).update(apart.origin, state2=copy.copy(apart.origin["state2"]))
+    state.to(data.device)
+    return kind(data, requires_grad=False, quant_state=state, compress_statistics=nested, bnb_quantized=True, **facts)
 
 
 def _bits_and_bytes_8(weight: Any) -> Apart:

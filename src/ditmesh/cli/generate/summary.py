@@ -37,6 +37,7 @@ def init_facts(job: Job, options: Options, dtype: str, whole: Sequence[str]) -> 
         **{part.name: part.source for part in job.parts},
         "LoRA": job.lora and f"{job.lora.file}, {'fused' if job.lora.fuse else 'not fused'}",
         "dtype": dtype,
+        "quantized": job.quantized and f"{job.quantized.kind}: {', '.join(job.quantized.components)}",
         "layout": job.layout,
         "shared too": ", ".join(shared(job, whole)),
         "kept whole": "\n".join(whole),

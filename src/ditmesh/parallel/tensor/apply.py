@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ditmesh.parallel.tensor.linears import check_cut, cut_columns, cut_rows, gather_outputs, sum_outputs
 from ditmesh.runtime.collectives import all_reduce, shard
 from ditmesh.runtime.mesh import Axis
-from ditmesh.runtime.shards import Shard
+from ditmesh.runtime.shards import Shard, even_parts, fits
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
 from ditmesh.upstream.modules import (
@@ -30,7 +30,7 @@ from ditmesh.upstream.modules import (
     parameter,
     without_adapter,
 )
-from ditmesh.upstream.quantized import check_quantized, is_linear
+from ditmesh.upstream.quantized import check_quantized, grain_of, is_linear, settled
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.trees import tree_map
 
@@ -135,15 +135,16 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
 
 def _check_weights(title: str, module: Any, style: Style, parts: tuple[int, ...], mesh: Axis) -> None:
     """Refuse what cannot be cut: quantized weights of something else than a linear, and blocks of them."""
-    linear = without_adapter(module)
+    linear: Any = without_adapter(module)
     if not is_linear(linear):
         check_plain(title, module, "tp_size", "use ulysses_size or ring_size.")
         return
     check_quantized(title, linear, "tp_size", "use ulysses_size or ring_size.")
     rowwise = (style.style if isinstance(style, Fused) else style) == "rowwise"
-    check_cut(
-        title, linear, Shard.even(int(rowwise), parts, mesh), "use another tp_size, or ulysses_size or ring_size."
-    )
+    grain = grain_of(settled(linear).weight, int(rowwise))
+    sizes = [f"{degree}" for degree in range(2, 9) if fits(even_parts(parts, degree), grain)]
+    instead = [f"tp_size={' or '.join(sizes)}"] * bool(sizes) + ["ulysses_size or ring_size"]
+    check_cut(title, linear, Shard.even(int(rowwise), parts, mesh), f"use {', or '.join(instead)}.")
 
 
 def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> None:
