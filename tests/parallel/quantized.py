@@ -3,15 +3,18 @@
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils._pytree import tree_map
+from torchao.quantization import Int8WeightOnlyConfig
 
 import ditmesh
 from ditmesh import ParallelismConfig
@@ -202,6 +205,30 @@ def refused() -> list[str]:
         else:
             tell(lambda model=model, config=LAYOUTS[layout]: ditmesh.enable_cache(model, parallelism_config=config))
     return messages
+
+
+def saved(folder: Path) -> list[str]:
+    """Whether all ranks save what one process does, to the bit, and whether that can be loaded again."""
+    rank, wrong = torch.distributed.get_rank(), []
+    model, inputs = transformer()
+    model.save_pretrained(folder / f"plain {rank}")  # type: ignore[operator]
+    for name, config in (
+        ("int8", diffusers.TorchAoConfig(Int8WeightOnlyConfig())),
+        ("quanto", diffusers.QuantoConfig("float8")),
+    ):
+        load = diffusers.FluxTransformer2DModel.from_pretrained
+        whole = load(folder / f"plain {rank}", quantization_config=config, dtype=torch.float32)
+        want = run(whole, inputs)
+        whole.save_pretrained(alone := folder / f"{name} of {rank}")
+        for layout in ("tp", "pp"):
+            ditmesh.enable_cache(whole, parallelism_config=LAYOUTS[layout])
+            whole.save_pretrained(folder / name / layout)
+            ditmesh.disable_cache(whole)
+            (mine,), (theirs,) = (list(place.glob("*.safetensors")) for place in (folder / name / layout, alone))
+            again = load(folder / name / layout, dtype=torch.float32)
+            if differing(load_file(mine), load_file(theirs)) or not torch.equal(run(again, inputs), want):
+                wrong.append(f"{name} on {layout}")
+    return wrong
 
 
 def page() -> str:

@@ -29,3 +29,8 @@ def test_blocks_that_would_be_cut_apart_and_unknown_kinds_are_refused(ranks: Ran
 def test_a_linear_of_every_kind_is_exact(ranks: Ranks) -> None:
     for wrong in ranks.run(quantized.linears, 2):
         assert wrong == []
+
+
+def test_what_diffusers_quantized_is_saved_whole(ranks: Ranks, tmp_path: Path) -> None:
+    for wrong in ranks.run(quantized.saved, 2, tmp_path):
+        assert wrong == []

@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 def quiet_imports() -> None:
     """Call before diffusers is imported: it imports what has transformers warn of packages that are optional."""
     transformers_logging.set_verbosity_error()
-    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
