@@ -27,6 +27,7 @@ from tests.api.deeds import made
 from tests.cases.common import positions
 from tests.quantized_kinds import KINDS, quantize
 from tests.transformers import relative_error
+from tests.upstream.test_lora import load, lora
 
 LAYOUTS = {
     "tp": ParallelismConfig(tp_size=2),
@@ -207,6 +208,34 @@ def refused() -> list[str]:
     return messages
 
 
+def adapted() -> list[str]:
+    """LoRA weights around quantized linears that are shared out, loaded before and after, and fused."""
+    wrong, bare = [], transformer()[0]
+    weights = lora(bare, 1)
+    for kind in ("torchao int8", "bitsandbytes nf4", "quanto int8"):
+        one, inputs = transformer()
+        load(quantize(one, kind), weights, "a")
+        want = run(one, inputs)
+        for before in (True, False):
+            model = quantize(transformer()[0], kind)
+            if before:
+                load(model, weights, "a")
+            ditmesh.enable_cache(model, parallelism_config=LAYOUTS["tp"])
+            if not before:
+                load(model, weights, "a")
+            if (apart := relative_error(run(model, inputs), want)) > 1e-5:
+                wrong.append(f"{kind}, loaded {'before' if before else 'after'}: {apart}")
+            try:
+                model.fuse_lora()
+                wrong.append(f"{kind}: fused")
+            except ValueError as error:
+                wrong += [] if "is quantized, and each rank" in str(error) else [str(error)]
+            ditmesh.disable_cache(model)
+            if not torch.equal(run(model, inputs), want):
+                wrong.append(f"{kind}: not given back")
+    return wrong
+
+
 def saved(folder: Path) -> list[str]:
     """Whether all ranks save what one process does, to the bit, and whether that can be loaded again."""
     rank, wrong = torch.distributed.get_rank(), []
@@ -216,8 +245,8 @@ def saved(folder: Path) -> list[str]:
         ("int8", diffusers.TorchAoConfig(Int8WeightOnlyConfig())),
         ("quanto", diffusers.QuantoConfig("float8")),
     ):
-        load = diffusers.FluxTransformer2DModel.from_pretrained
-        whole = load(folder / f"plain {rank}", quantization_config=config, dtype=torch.float32)
+        read = diffusers.FluxTransformer2DModel.from_pretrained
+        whole = read(folder / f"plain {rank}", quantization_config=config, dtype=torch.float32)
         want = run(whole, inputs)
         whole.save_pretrained(alone := folder / f"{name} of {rank}")
         for layout in ("tp", "pp"):
@@ -225,7 +254,7 @@ def saved(folder: Path) -> list[str]:
             whole.save_pretrained(folder / name / layout)
             ditmesh.disable_cache(whole)
             (mine,), (theirs,) = (list(place.glob("*.safetensors")) for place in (folder / name / layout, alone))
-            again = load(folder / name / layout, dtype=torch.float32)
+            again = read(folder / name / layout, dtype=torch.float32)
             if differing(load_file(mine), load_file(theirs)) or not torch.equal(run(again, inputs), want):
                 wrong.append(f"{name} on {layout}")
     return wrong

@@ -34,3 +34,8 @@ def test_a_linear_of_every_kind_is_exact(ranks: Ranks) -> None:
 def test_what_diffusers_quantized_is_saved_whole(ranks: Ranks, tmp_path: Path) -> None:
     for wrong in ranks.run(quantized.saved, 2, tmp_path):
         assert wrong == []
+
+
+def test_lora_weights_go_around_quantized_linears(ranks: Ranks) -> None:
+    for wrong in ranks.run(quantized.adapted, 2):
+        assert wrong == []
