@@ -26,6 +26,11 @@ def test_blocks_that_would_be_cut_apart_and_unknown_kinds_are_refused(ranks: Ran
         assert all("is a Packed of tests, which" in message for message in unknown)
 
 
+def test_models_that_share_out_more_than_linears(ranks: Ranks) -> None:
+    for wrong in ranks.run(quantized.others, 2):
+        assert wrong == []
+
+
 def test_a_linear_of_every_kind_is_exact(ranks: Ranks) -> None:
     for wrong in ranks.run(quantized.linears, 2):
         assert wrong == []

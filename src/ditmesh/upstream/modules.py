@@ -72,12 +72,12 @@ def unwrapped(module: Any) -> Any:
 
 
 def check_plain(title: str, module: nn.Module, axis: str, instead: str) -> None:
-    """Refuse weights that are no plain tensors of numbers, which cannot be cut and put together.
+    """Refuse a module's own weights that are no plain tensors of numbers, which only those of linears may be.
 
     Raises:
         ValueError: quantized weights, whatever made them: by a class of their own, or as whole numbers.
     """
-    for name, weight in module.named_parameters():
+    for name, weight in module.named_parameters(recurse=False):
         if type(weight) is not nn.Parameter or not weight.is_floating_point():
             kind = type(weight).__name__ if type(weight) is not nn.Parameter else str(weight.dtype)
             raise ValueError(
