@@ -1,61 +1,32 @@
-"""The one flow: what ``enable_cache`` does to a pipeline, in the order it happens, and how it is taken back."""
+"""What users call: enable a pipeline, take that back, or load one so."""
 
-import logging
+import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
-from diffusers.configuration_utils import ConfigMixin
-from torch import nn
-from transformers import PreTrainedModel
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from ditmesh.cache.caching import Caching, halve, refresh_context, strify, summary
-from ditmesh.checks import check_layout, check_stages
-from ditmesh.config import CacheType, CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
-from ditmesh.parallel.context.apply import apply_context_parallel
-from ditmesh.parallel.context.sequence import ShardedSequence
-from ditmesh.parallel.controlnet import check_own_blocks, tell_apart
-from ditmesh.parallel.guidance import apply_guidance_parallel, watch_guidance
-from ditmesh.parallel.pipefusion.overlap import apply_overlap
-from ditmesh.parallel.pipefusion.patches import Patches
-from ditmesh.parallel.pipefusion.stages import apply_pipefusion
-from ditmesh.parallel.tensor.apply import apply_tensor_parallel
-from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
-from ditmesh.parallel.vae.apply import apply_vae_parallel
-from ditmesh.pipeline import (
-    BlockAdapter,
-    ForwardPattern,
-    Plan,
-    components,
-    controlnets,
-    distinct,
-    extra_modules,
-    unpack,
-)
+from ditmesh.cache.caching import refresh_context, strify, summary
+from ditmesh.checks import check_world
+from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, ParamsModifier
+from ditmesh.flow import STATE, agreed, apply, check, make_caching, make_plan, refuse
+from ditmesh.loading.errors import told_in_a_line
+from ditmesh.loading.fetch import fetch
+from ditmesh.loading.reading import load_pipeline, modules_of, nothing_read, read_in
+from ditmesh.pipeline import BlockAdapter, ForwardPattern, components, unpack
 from ditmesh.runtime.gang import Gang
-from ditmesh.runtime.mesh import (
-    Axis,
-    Mesh,
-    device_type,
-    forward_mesh,
-    leave_ranks,
-    replica_mesh,
-    start_mesh,
-    world_size,
-)
+from ditmesh.runtime.mesh import device_type, leads, leave_ranks, start_mesh, world_size
 from ditmesh.sheets import register
-from ditmesh.spec import ModelSpec
-from ditmesh.upstream.afterwards import WEIGHTS, check_before, refuse_after
-from ditmesh.upstream.dispatcher import check_backend, local_backend, reroute
-from ditmesh.upstream.modules import chain, check_present, expand, held, override
-from ditmesh.upstream.request import Requests
-from ditmesh.upstream.saving import save_whole, shares
+from ditmesh.upstream.modules import check_present, held, override
 
 __all__ = [
     "BlockAdapter",
     "ForwardPattern",
     "disable_cache",
     "enable_cache",
+    "from_pretrained",
     "kept_whole",
     "leave_ranks",
     "refresh_context",
@@ -65,7 +36,18 @@ __all__ = [
 ]
 
 Pipeline = TypeVar("Pipeline")
-STATE = "_ditmesh_undo"  # the attribute of a module that holds what takes its layout back
+DOWNLOADS = (  # what decides what is fetched of a repository, and how
+    "cache_dir",
+    "custom_pipeline",
+    "custom_revision",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "token",
+    "trust_remote_code",
+    "variant",
+)
 WHOLE = "_ditmesh_kept_whole"  # and what every rank keeps whole of its pipeline's extra modules
 
 
@@ -103,17 +85,69 @@ def enable_cache(
     if not any((cache_config, parallelism_config, attention_backend)):
         cache_config = DBCacheConfig()
     parallelism = parallelism_config or ParallelismConfig()
-    plan = _plan(pipe_or_adapter, parallelism, _agreed(parallelism.attention_backend, attention_backend))
-    caching = _caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
-    _check(plan, None if parallelism_config is None else world_size(), caching is not None)
+    plan = make_plan(pipe_or_adapter, parallelism, agreed(parallelism.attention_backend, attention_backend))
+    caching = make_caching(pipe_or_adapter, plan, cache_config, calibrator_config, params_modifiers)
+    check(plan, None if parallelism_config is None else world_size(), caching is not None)
     with ExitStack() as undo:  # closed if a step fails, so that nothing is left half done
-        whole = _apply(plan, caching, start_mesh(parallelism) if parallelism.world_size > 1 else None, undo)
-        _refuse(plan, caching is not None, undo)
+        whole = apply(plan, caching, start_mesh(parallelism) if parallelism.world_size > 1 else None, undo)
+        refuse(plan, caching is not None, undo)
         steps = undo.pop_all()
     for module in plan.modules:
         override(module, WHOLE, whole, steps)
         override(module, STATE, steps, steps)
     return pipe_or_adapter
+
+
+def from_pretrained(
+    model: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+    cache_config: DBCacheConfig | None = None,
+    calibrator_config: CalibratorConfig | None = None,
+    params_modifiers: ParamsModifier | Sequence[Any] | None = None,
+    parallelism_config: ParallelismConfig | None = None,
+    attention_backend: str | None = None,
+    device: torch.device | str | None = None,
+    lora: str | os.PathLike[str] | None = None,
+    pipeline: Any = DiffusionPipeline,
+    allow_pickle: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Load a pipeline and enable it, reading of its weights only what this rank keeps, one at a time.
+
+    Every rank calls this with the same arguments. Nothing is read before the layout and the files are checked, and
+    where one rank fails all do.
+
+    Args:
+        model: a folder that ``save_pretrained`` wrote, or a hub id, which one rank of each machine downloads.
+        dtype: of the weights; None as diffusers chooses.
+        cache_config, calibrator_config, params_modifiers, parallelism_config, attention_backend: as ``enable_cache``
+            takes them. With none of them the pipeline is only loaded. ``extra_parallel_modules`` are names, such as
+            ``"text_encoder"``.
+        device: where the weights go; None for this rank's GPU if there is one.
+        lora: LoRA weights, a folder, a file or a hub id, loaded before the layout is applied.
+        pipeline: the class of the pipeline; by default the one that was saved.
+        allow_pickle: whether weights may be read from pickles, which run what they hold; every rank reads them whole.
+        kwargs: what diffusers' ``from_pretrained`` takes besides: ``token``, ``revision``, ``variant``,
+            ``quantization_config``, components and the like.
+
+    Returns:
+        The pipeline, of its own class.
+
+    Raises:
+        ValueError: what ``enable_cache`` refuses, or files that are missing, cut off or of another model.
+    """
+    if "device_map" in kwargs:
+        raise ValueError("device_map: diffusers would place the weights itself; pass device, or a parallelism_config.")
+    asked = (cache_config, calibrator_config, params_modifiers, parallelism_config, attention_backend)
+    target = torch.device(device or device_type())
+    with _in_step(parallelism_config):
+        with nothing_read():
+            pipe = _load(model, pipeline, lora, allow_pickle, dtype=dtype, **kwargs)
+            if any(asked):
+                enable_cache(pipe, *asked)
+        read_in(modules_of(pipe).values(), target, show=leads())
+    return pipe if target.type == "cpu" else pipe.to(target)
 
 
 def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
@@ -134,158 +168,23 @@ def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
     return pipe_or_adapter
 
 
+def _load(model: Any, kind: Any, lora: Any, allow_pickle: bool, **kwargs: Any) -> Any:
+    folder = fetch(model, {key: kwargs[key] for key in DOWNLOADS if key in kwargs})
+    pipe = load_pipeline(kind, folder, allow_pickle, **kwargs)
+    if lora is not None:
+        with told_in_a_line(lora):
+            pipe.load_lora_weights(lora)
+    return pipe
+
+
+def _in_step(parallelism: ParallelismConfig | None) -> AbstractContextManager[None]:
+    """Where one rank of a replica fails, all do."""
+    if parallelism is None or parallelism.world_size == parallelism.dp_size:
+        return nullcontext()
+    check_world(parallelism, world_size())
+    return Gang(start_mesh(parallelism))
+
+
 def kept_whole(pipe_or_adapter: Any) -> list[str]:
     """What every rank keeps whole of the text encoders an enabled pipeline shares: a line each, with the reason."""
     return list(held(unpack(pipe_or_adapter)[1][0][0], WHOLE, ()))
-
-
-def _plan(pipe_or_adapter: Any, parallelism: ParallelismConfig, kernel: str | None) -> Plan:
-    pipe, transformers = unpack(pipe_or_adapter)
-    extras = extra_modules(pipe, parallelism, transformers)
-    nets = distinct(known for module in extras for known in controlnets(module))
-    return Plan(pipe, transformers, nets, extras, parallelism, kernel)
-
-
-def _caching(
-    owner: Any,
-    plan: Plan,
-    config: DBCacheConfig | None,
-    calibrator: CalibratorConfig | None,
-    modifiers: ParamsModifier | Sequence[Any] | None,
-) -> Caching | None:
-    if config is not None and config.cache_type is not CacheType.NONE:
-        return Caching(owner, plan.transformers, config, calibrator, modifiers)
-    if calibrator is not None or modifiers is not None:
-        raise ValueError("calibrator_config and params_modifiers change a cache; pass cache_config=DBCacheConfig(...).")
-    return None
-
-
-def _check(plan: Plan, world_size: int | None, cached: bool) -> None:
-    for module in plan.modules:
-        if held(module, STATE) is not None:
-            raise ValueError(f"this {type(module).__name__} is enabled already; call ditmesh.disable_cache first.")
-        check_before(module, plan.columns(module, cached))
-    for model, spec in plan.models if world_size is not None else []:
-        config = model.config if isinstance(model, ConfigMixin) else {}
-        check_layout(plan.parallelism, spec.transformer, config, world_size)
-    for model, spec in plan.transformers:
-        check_stages(plan.parallelism, spec, len(chain(model, spec)), cached, not isinstance(plan.pipe, nn.Module))
-
-
-def _apply(plan: Plan, caching: Caching | None, mesh: Mesh | None, undo: ExitStack) -> list[str]:
-    """Every step, inside out; returns what every rank keeps whole."""
-    sizes = plan.parallelism.sizes
-    requests = _requests(plan, mesh, undo)
-    if mesh is not None and sizes["tp"] > 1:
-        _shard_weights(plan, mesh, undo)
-    sequences = _sequences(plan, mesh)
-    _cut_sequences(plan, sequences, undo)
-    if caching is not None:
-        caching.apply(plan.parallelism, None if mesh is None else forward_mesh(mesh), requests, undo)
-    if mesh is not None and sizes["pp"] > 1:
-        _split_stages(plan, sequences, mesh, requests, undo)
-    if mesh is not None and sizes["cfg"] > 1:
-        _share_guidance(plan, mesh, requests, undo)
-    if mesh is not None and plan.parallelism.world_size > sizes["dp"]:
-        return _share_extras(plan.extras, replica_mesh(mesh), undo)
-    return []
-
-
-def _requests(plan: Plan, mesh: Mesh | None, undo: ExitStack) -> Requests | None:
-    """The requests of the pipeline, which its ranks go through in step; a transformer by itself has none."""
-    if isinstance(plan.pipe, nn.Module):
-        return None
-    gang = Gang(mesh) if mesh is not None and plan.parallelism.world_size > plan.parallelism.dp_size else None
-    return Requests(plan.pipe, [model for model, _ in plan.transformers], components(plan.pipe).values(), gang, undo)
-
-
-def _shard_weights(plan: Plan, mesh: Mesh, undo: ExitStack) -> None:
-    for model, spec in plan.controlnets:
-        check_own_blocks(model, spec, [transformer for transformer, _ in plan.transformers])
-    for model, spec in plan.models:
-        apply_tensor_parallel(model, spec, mesh["tp"], undo).around(plan.pipe, undo)
-
-
-def _sequences(plan: Plan, mesh: Mesh | None) -> list[ShardedSequence | None]:
-    """What cuts the sequences of each model, over the ranks or in time as well; None if nothing does."""
-    layout = plan.parallelism
-    found: list[ShardedSequence | None] = [None] * len(plan.models)
-    if mesh is not None and layout.ring_size * layout.ulysses_size > 1:
-        found = [ShardedSequence(mesh) for _ in plan.models]
-    if mesh is not None and layout.patches > 1:
-        in_time = [Patches(mesh, patches=layout.patches, title=spec.title) for _, spec in plan.transformers]
-        found[: len(in_time)] = in_time
-    return found
-
-
-def _cut_sequences(plan: Plan, sequences: Sequence[ShardedSequence | None], undo: ExitStack) -> None:
-    if any(sequence is not None for sequence in sequences):
-        for module in [*plan.extras, *components(plan.pipe).values()]:
-            tell_apart(module, [transformer for transformer, _ in plan.transformers], undo)
-    for (model, spec), sequence in zip(plan.models, sequences, strict=True):
-        if sequence is not None:
-            apply_context_parallel(model, spec, sequence, plan.kernel, undo)
-        elif plan.kernel is not None:
-            _use_kernel(model, spec, plan.kernel, undo)
-
-
-def _use_kernel(model: nn.Module, spec: ModelSpec, kernel: str, undo: ExitStack) -> None:
-    check_backend(kernel, 1, device_type())
-    for pattern, fact in spec.attention.items():
-        for _, attention in expand(model, pattern):
-            undo.callback(reroute(attention, local_backend(kernel), names_backend=fact.names_backend))
-
-
-def _split_stages(
-    plan: Plan, sequences: Sequence[ShardedSequence | None], mesh: Mesh, requests: Requests | None, undo: ExitStack
-) -> None:
-    fusions = []
-    for (model, spec), sequence in zip(plan.transformers, sequences, strict=False):
-        patches = sequence if isinstance(sequence, Patches) else None
-        fusions.append(apply_pipefusion(model, spec, mesh, patches, plan.parallelism.warmup_steps, requests, undo))
-    # Where there are two of them, or two branches, there is more between a transformer and the scheduler.
-    if requests is not None and len(fusions) == 1 and mesh["cfg"].size() == 1:
-        apply_overlap(plan.pipe, fusions[0], plan.transformers[0][1], mesh, requests, undo)
-
-
-def _share_guidance(plan: Plan, mesh: Mesh, requests: Requests | None, undo: ExitStack) -> None:
-    guidances = [apply_guidance_parallel(model, spec, mesh["cfg"], undo) for model, spec in plan.transformers]
-    for (model, _), guidance in zip(plan.transformers, guidances, strict=True):
-        halve(model, lambda guidance=guidance: replica_mesh(mesh) if guidance.in_halves else None)
-    if requests is not None:
-        watch_guidance(requests, guidances)
-
-
-def _share_extras(extras: list[nn.Module], mesh: Axis, undo: ExitStack) -> list[str]:
-    whole: list[str] = []
-    for module in extras:
-        if isinstance(module, PreTrainedModel):
-            whole += apply_text_encoder_parallel(module, mesh, undo)
-        elif not controlnets(module):
-            apply_vae_parallel(module, mesh, undo)
-    for line in whole:
-        logging.getLogger("ditmesh").info("every rank keeps the whole of %s", line)
-    return whole
-
-
-def _refuse(plan: Plan, cached: bool, undo: ExitStack) -> None:
-    """Refuse from now on what would be wrong, and let what saves weights see whole ones."""
-    done: dict[str, None] = {}
-    for module in plan.modules:
-        columns = plan.columns(module, cached)
-        if "text encoder" in columns and not shares(module):
-            continue  # it was kept whole
-        if set(columns) & set(WEIGHTS):
-            save_whole(module, undo)
-        refuse_after(module, columns, undo)
-        done |= dict.fromkeys(columns)
-    if not isinstance(plan.pipe, nn.Module):
-        refuse_after(plan.pipe, list(done), undo)
-
-
-def _agreed(first: str | None, second: str | None) -> str | None:
-    if first and second and first != second:
-        raise ValueError(
-            f"attention_backend is {second!r} and parallelism_config.attention_backend {first!r}; pass one of them."
-        )
-    return first or second

@@ -37,7 +37,17 @@ def check_layout(
             f"tp_size={parallelism.tp_size} does not divide {spec.title}'s {kv_heads} key and value heads; use a size "
             f"that does, or cut the sequence instead: ring_size={parallelism.tp_size}."
         )
-    if world_size is not None and parallelism.world_size != world_size:
+    if world_size is not None:
+        check_world(parallelism, world_size)
+
+
+def check_world(parallelism: ParallelismConfig, world_size: int) -> None:
+    """Check a layout against the number of ranks.
+
+    Raises:
+        ValueError: it needs another number.
+    """
+    if parallelism.world_size != world_size:
         raise ValueError(
             f"layout {parallelism} needs {parallelism.world_size} ranks and this job has {world_size}; start it with "
             f"torchrun --nproc_per_node={parallelism.world_size}, or choose sizes whose product is {world_size}."

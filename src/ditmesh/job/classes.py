@@ -11,11 +11,11 @@ import torch
 from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 
 import ditmesh
-from ditmesh import api
 from ditmesh.job.call import OURS, check_two_branches
 from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
 from ditmesh.runtime.world import ALONE, World
+from ditmesh.upstream.dispatcher import check_backend
 from ditmesh.upstream.modules import repeated_blocks
 
 
@@ -54,7 +54,7 @@ def check_attention(job: Job) -> None:
     if job.kernel is not None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            api.check_backend(job.kernel, job.layout.ring_size, device_type)
+            check_backend(job.kernel, job.layout.ring_size, device_type)
         except ValueError as error:
             raise ValueError(f"{job.flags.kernel}: {error}") from error
 

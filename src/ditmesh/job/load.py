@@ -1,18 +1,17 @@
 """From files to a pipeline that is ready to run on this rank."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 import ditmesh
 from ditmesh.api import kept_whole
 from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
+from ditmesh.loading.errors import told_in_a_line
+from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
 from ditmesh.upstream.quantizers import quantize_linears
 
 SHOWN = 200  # letters of what peft has to say, which may name every module
@@ -24,15 +23,25 @@ def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, li
     Returns:
         the pipeline, and what every rank keeps whole, though sharing it was asked for.
     """
-    pipe = load(job, dtype)
-    whole = share_out(pipe, job)
+    with nothing_read():
+        pipe = load(job, dtype)
+        whole = share_out(pipe, job)
+    read_in(modules_of(pipe).values(), torch.device("cpu") if job.tuning.cpu_offload else device)
     compile_blocks(pipe, job)
     place(pipe, job, device)
     return pipe, whole
 
 
+def load_bare(job: Job, dtype: torch.dtype) -> Any:
+    """The pipeline with all its weights, LoRA weights among them, on the CPU, neither spread nor cached."""
+    with nothing_read():
+        pipe = load(job, dtype)
+    read_in(modules_of(pipe).values(), torch.device("cpu"))
+    return pipe
+
+
 def load(job: Job, dtype: torch.dtype) -> Any:
-    """The bare pipeline with all its weights, LoRA weights among them and quantized if asked, on the CPU.
+    """The bare pipeline, quantized if asked; where ``nothing_read`` is in force its weights are not read yet.
 
     Raises:
         ValueError: a package is missing, or the LoRA weights are of another model.
@@ -42,6 +51,7 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     parts = {part.name: load_part(part, dtype) for part in job.parts}
     with told_in_a_line(job.model):
         pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
+    check_files(modules_of(pipe).items())
     if job.lora:
         load_lora(pipe, job)
     if job.quantized:
@@ -60,23 +70,6 @@ def load_part(part: Part, dtype: torch.dtype) -> Any:
         if Path(part.source).expanduser().is_file():
             return kind.from_single_file(str(path(part.source)), dtype=dtype)
         return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype)
-
-
-@contextmanager
-def told_in_a_line(source: str) -> Generator[None]:
-    """Make a refusal of what loading raises: a package is missing, or a file is cut off, damaged or not there.
-
-    Raises:
-        ValueError: what cannot be loaded, and why.
-    """
-    try:
-        yield
-    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, SafetensorError) as error:
-        why = " ".join(str(error).split())[: 2 * SHOWN]
-        raise ValueError(
-            f"{source} cannot be loaded: {why} ({type(error).__name__}); if its files are damaged or incomplete, "
-            f"download or save them again."
-        ) from error
 
 
 def path(source: str) -> Path | str:

@@ -140,6 +140,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def leads() -> bool:
+    """Whether this is the first rank of its job, or its only one."""
+    return dist.get_rank() == 0 if dist.is_initialized() else os.environ.get("RANK", "0") == "0"
+
+
 def start_mesh(parallelism: ParallelismConfig) -> Mesh:
     """The mesh of a layout; starts a process group if there is none."""
     kind = device_type()

@@ -13,6 +13,7 @@ from torch._dynamo.decorators import skip
 from torch._dynamo.eval_frame import OptimizedModule
 
 from ditmesh.spec import Blocks, ModelSpec
+from ditmesh.upstream.unread import Unread
 
 Streams = dict[str, Tensor | None]
 COMPILER = "_ditmesh_compiler"  # the attribute of a module that holds the compiler at work when it was called last
@@ -78,8 +79,9 @@ def check_plain(title: str, module: nn.Module, axis: str, instead: str) -> None:
         ValueError: quantized weights, whatever made them: by a class of their own, or as whole numbers.
     """
     for name, weight in module.named_parameters(recurse=False):
-        if type(weight) is not nn.Parameter or not weight.is_floating_point():
-            kind = type(weight).__name__ if type(weight) is not nn.Parameter else str(weight.dtype)
+        is_plain = type(weight) in (nn.Parameter, Unread)
+        if not (is_plain and weight.is_floating_point()):
+            kind = str(weight.dtype) if is_plain else type(weight).__name__
             raise ValueError(
                 f"{title}.{name} is a {kind}, not a plain weight, and {axis} cannot cut it; leave quantization off, or "
                 f"{instead}"

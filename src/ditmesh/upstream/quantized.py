@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ditmesh.upstream.apart import SHARED, Apart
 from ditmesh.upstream.quantized_kinds import READERS
+from ditmesh.upstream.unread import Unread
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -29,7 +30,7 @@ def take_apart(weight: Tensor) -> Apart | None:
         ValueError: it is of a kind that is not known here, or not quantized yet.
     """
     kind = type(weight)
-    if kind in (Tensor, nn.Parameter):
+    if kind in (Tensor, nn.Parameter, Unread):
         return None
     reader = READERS.get((kind.__module__.partition(".")[0], kind.__name__))
     if reader is None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ditmesh.upstream.quantized import seat
+from ditmesh.upstream.unread import read
 
 
 def quantize_linears(model: nn.Module, kind: str) -> None:
@@ -84,7 +85,7 @@ def _nf4(weight: Tensor) -> Tensor:
     from bitsandbytes.nn.modules import Params4bit
 
     kind: Any = Params4bit
-    return kind(weight, requires_grad=False, compress_statistics=False, quant_type="nf4").to(weight.device)
+    return kind(read(weight), requires_grad=False, compress_statistics=False, quant_type="nf4").to(weight.device)
 
 
 _QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -86,7 +86,7 @@ def measure(
     from ditmesh.cli.bench.frontier import plot
 
     device = device_of(World())
-    pipe = load.load(job, dtype_of(job, device))
+    pipe = load.load_bare(job, dtype_of(job, device))
     load.place(pipe, job, device)
     clock = StepClock([pipe.components[name] for name in job.facts.transformers], device)
     points = [Point(threshold, name) for name in forecasts for threshold in thresholds]

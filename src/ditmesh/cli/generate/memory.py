@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-PHASES: tuple[str, ...] = ("load", "encode", "denoise", "decode")
+LOAD, HOST = "load", "load, host"
+PHASES: tuple[str, ...] = (LOAD, "encode", "denoise", "decode")
 GIB = 1024**3
 CLEAR_PEAK = "5"  # for /proc/PID/clear_refs: set the peak resident size to the present one (proc_pid_clear_refs(5))
 
@@ -82,12 +83,17 @@ def gauge_for(device: torch.device) -> Gauge:
     return resident
 
 
-class PhasePeaks:
-    """The highest peak of each phase so far, in bytes."""
+def peaks_for(device: torch.device) -> "PhasePeaks":
+    """The peaks of a rank whose pipeline is on a device."""
+    return PhasePeaks(gauge_for(device), None if device.type == "cpu" else gauge_for(torch.device("cpu")))
 
-    def __init__(self, gauge: Gauge):
-        self.gauge = gauge
-        self.peaks = dict.fromkeys(PHASES, 0)
+
+class PhasePeaks:
+    """The highest peak of each phase so far in bytes, and of the host while a device with its own memory is loaded."""
+
+    def __init__(self, gauge: Gauge, host: Gauge | None = None):
+        self.gauge, self.host = gauge, host
+        self.peaks = dict.fromkeys(PHASES if host is None else (HOST, *PHASES), 0)
         self.phase: str | None = None
 
     def begin(self, phase: str | None) -> None:
@@ -95,7 +101,16 @@ class PhasePeaks:
         if self.phase is not None:
             self.peaks[self.phase] = max(self.peaks[self.phase], self.gauge.peak())
         self.gauge.reset()
+        if self.host is not None:
+            self._measure_host(phase)
         self.phase = phase
+
+    def _measure_host(self, phase: str | None) -> None:
+        assert self.host is not None
+        if self.phase == LOAD:
+            self.peaks[HOST] = self.host.peak()
+        if phase == LOAD:
+            self.host.reset()
 
     @contextmanager
     def of_call(self, pipe: Any) -> Iterator[None]:

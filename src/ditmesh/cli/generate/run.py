@@ -16,7 +16,7 @@ import ditmesh
 from ditmesh.api import leave_ranks
 from ditmesh.cli.generate import output, summary, verify
 from ditmesh.cli.generate.job import warmup_call, warmups
-from ditmesh.cli.generate.memory import PhasePeaks, gauge_for
+from ditmesh.cli.generate.memory import PhasePeaks, peaks_for
 from ditmesh.cli.generate.options import Options
 from ditmesh.job import load
 from ditmesh.job.description import Job
@@ -37,7 +37,7 @@ def run(job: Job, options: Options, world: World) -> int:
     device = device_of(world)
     dtype = dtype_of(job, device)
     console = Console(quiet=not first, highlight=False)
-    peaks = PhasePeaks(gauge_for(device)) if options.track_memory else None
+    peaks = peaks_for(device) if options.track_memory else None
 
     started = time.perf_counter()
     if peaks:
@@ -143,6 +143,6 @@ def drawn_alone(job: Job, device: torch.device, title: str) -> Drawn:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    pipe = load.load(job, dtype_of(job, device))
+    pipe = load.load_bare(job, dtype_of(job, device))
     load.place(pipe, job, device)
     return timed(pipe, job, job.call, job.seed, None, True, title)[1]

@@ -15,6 +15,7 @@ from ditmesh.upstream.apart import Apart
 from ditmesh.upstream.modules import Link
 from ditmesh.upstream.quantized import seat, settled, take_apart
 from ditmesh.upstream.saving import keep_share
+from ditmesh.upstream.unread import drop
 
 
 @dataclass
@@ -34,11 +35,10 @@ class Seat:
     def drop(self) -> None:
         """Free the weight."""
         weight = self.weight
-        nothing = torch.empty(0, dtype=weight.dtype, device=weight.device)
         if self.plain:
-            weight.data = nothing  # the same parameter, which others may know
+            drop(weight)
         else:
-            self._fill(nn.Parameter(nothing, requires_grad=False))
+            self._fill(nn.Parameter(torch.empty(0, dtype=weight.dtype, device=weight.device), requires_grad=False))
 
     def put_back(self, dropped: bool) -> None:
         """Take the owner's weight, as all stages have to."""

@@ -1,0 +1,1 @@
+"""Read from a checkpoint only what this rank keeps."""

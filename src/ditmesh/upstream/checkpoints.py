@@ -1,0 +1,113 @@
+"""Let diffusers and transformers build models whose weights nobody has read yet."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
+
+import safetensors.torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel, modeling_utils
+
+from ditmesh.upstream.unread import Unread, Weight, weights_of
+
+# Buffers that older checkpoints hold and newer models work out.
+WORKED_OUT = ("position_ids", "rotary_emb.inv_freq")
+
+
+class UnreadFile:
+    """An opened safetensors file that gives out unread tensors: what ``safetensors.safe_open`` is to the libraries."""
+
+    def __init__(self, file: Any, framework: str = "pt", device: Any = "cpu", backend: Any = None):
+        self.file = str(file)
+        try:
+            self._opened: Any = safe_open(self.file, framework="pt")
+        except SafetensorError as error:
+            raise OSError(f"{self.file} is damaged, or not whole: {error}") from error
+
+    def keys(self) -> list[str]:
+        return list(self._opened.keys())
+
+    def metadata(self) -> Mapping[str, str] | None:
+        return self._opened.metadata()
+
+    def get_tensor(self, key: str) -> Tensor:
+        return Unread.of(self.file, key, self._opened.get_tensor(key).to("meta"))
+
+    def get_slice(self, key: str) -> "UnreadSlice":
+        return UnreadSlice(self, self._opened.get_slice(key), key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class UnreadSlice:
+    """A tensor of such a file, to be indexed."""
+
+    def __init__(self, opened: UnreadFile, header: Any, key: str):
+        self._opened, self._key = opened, key
+        self.get_shape, self.get_dtype = header.get_shape, header.get_dtype
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._opened.get_tensor(self._key)[index]
+
+
+@contextmanager
+def unread_files() -> Iterator[None]:
+    """What the libraries load inside is unread, until somebody needs the numbers. Nothing else may load meanwhile."""
+
+    def load_file(file: Any, device: Any = "cpu") -> dict[str, Tensor]:
+        opened = UnreadFile(file)
+        return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+
+    with patch.object(safetensors.torch, "load_file", load_file), patch.object(modeling_utils, "safe_open", UnreadFile):
+        yield
+
+
+def check_complete(name: str, model: nn.Module) -> None:
+    """Refuse a model whose files hold other weights than it has. One that came from somewhere else passes.
+
+    Raises:
+        ValueError: a weight no file has, or a tensor of a file that the model has no use for.
+    """
+    state = model.state_dict(keep_vars=True)
+    used: set[Weight] = set().union(*map(weights_of, state.values()))
+    if not used:
+        return
+    title, files = f"{name} ({type(model).__name__})", sorted({weight.file for weight in used})
+    for key, x in state.items():
+        if not weights_of(x) and isinstance(x, Tensor):
+            raise ValueError(
+                f"{title} needs {key}, which is missing from {_files(files, key)}; is its config another model's? "
+                f"If not, download or save the model again."
+            )
+    for file in files:
+        for key in UnreadFile(file).keys():  # noqa: SIM118
+            if Weight(file, key) not in used and not _is_known(model, key, state):
+                raise ValueError(f"{file} holds {key}, which {title} has no place for; is its config another model's?")
+
+
+def _files(files: list[str], key: str) -> str:
+    """Where a weight is missing: in one file, or in the many that an index lists."""
+    if len(files) == 1:
+        return files[0]
+    folder = Path(files[0]).parent
+    maps = [json.loads(index.read_text()).get("weight_map", {}) for index in folder.glob("*.index.json")]
+    listed = [f" (its index names {file} for it)" for file in (listed.get(key) for listed in maps) if file]
+    return f"the {len(files)} files of {folder}{''.join(listed)}"
+
+
+def _is_known(model: nn.Module, key: str, state: Mapping[str, Any]) -> bool:
+    """Whether a tensor is there twice, is worked out, or is one that its library leaves unused as well."""
+    patterns = (
+        (model._keys_to_ignore_on_load_unexpected or ()) if isinstance(model, ModelMixin | PreTrainedModel) else ()
+    )
+    return key in state or key.endswith(WORKED_OUT) or any(re.search(pattern, key) for pattern in patterns)
