@@ -14,8 +14,8 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from peft import LoraConfig
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from tests.parallel import text_encoders, vaes
 from tests.transformers import SHAPES, build, forward
@@ -23,18 +23,6 @@ from tests.upstream.test_lora import load, lora
 
 CPU = torch.device("cpu")
 Made = dict[str, Tensor]
-
-
-class Packed(Tensor):
-    """A weight of a kind of its own, as quantizers have them: it computes as what it stands for."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.detach, Tensor.requires_grad_):
-            return super().__torch_function__(func, types, args, kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            args, kwargs = tree_map(lambda x: x.as_subclass(Tensor) if type(x) is Packed else x, (args, kwargs or {}))
-            return func(*args, **kwargs)
 
 
 @cache
@@ -164,10 +152,8 @@ def parallelize(model: Any, folder: Path) -> None:
     vars(model)["_parallel_config"] = object()
 
 
-def pack(model: Any, folder: Path) -> None:
-    for module in model.modules():
-        if (isinstance(module, nn.Linear) and "proj_mlp" in str(module)) or type(module) is nn.Linear:
-            module.weight = nn.Parameter(module.weight.detach().as_subclass(Packed), requires_grad=False)
+def quantize(model: Any, folder: Path) -> None:
+    quantize_(model, Int8WeightOnlyConfig())
 
 
 def offload(model: Any, folder: Path) -> None:
@@ -192,7 +178,7 @@ DEEDS: dict[str, Callable[[Any, Path], Any]] = {
     "copy.deepcopy": lambda model, _: copy.deepcopy(model),
     "transformer.enable_cache": lambda model, _: model.enable_cache(FirstBlockCacheConfig(threshold=1e-9)),
     "enable_parallelism": parallelize,
-    "quantized weights, of any kind": pack,
+    "quantized weights": quantize,
     "enable_group_offload": lambda model, _: model.enable_group_offload(CPU, CPU, num_blocks_per_group=2),
     "enable_layerwise_casting": lambda model, _: model.enable_layerwise_casting(torch.bfloat16, torch.float32),
     "enable_model_cpu_offload": offload,
@@ -203,7 +189,7 @@ OF_DIFFUSERS = ("set_attn_processor", "fuse_qkv_projections")  # which text enco
 ELSEWHERE = {"pipe.transformer = other", "vae.enable_tiling"}
 
 # Adapters are no part of these: fused projections and fused weights drop them or are made for plain linears.
-BARE = {"fuse_qkv_projections", "quantized weights, of any kind", "state_dict", "load_ip_adapter"}
+BARE = {"fuse_qkv_projections", "quantized weights", "state_dict", "load_ip_adapter"}
 
 
 WEIGHTS_ALONE = ("load_ip_adapter", "set_adapters", "fuse_lora", "transformer.enable_cache", "enable_parallelism")

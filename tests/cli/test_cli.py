@@ -152,7 +152,7 @@ def test_a_word_without_a_number_of_ranks_asks_for_it(refused, weightless, monke
 
 
 def test_a_flag_that_does_not_exist_is_unknown(refused):
-    assert "No such option: --quantize" in refused("flux", "--quantize")[-1]
+    assert "No such option: --quantise" in refused("flux", "--quantise")[-1]
 
 
 def test_only_the_first_rank_speaks(refused, weightless, launched):

@@ -33,9 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
 # The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
-# linears are sharded as a transformer's. The halves of guidance are the other half of that strategy.
+# linears are sharded as a transformer's, its vocabulary by a file of its own. The halves of guidance are the other half
+# of that strategy.
 ACROSS_FILES = {
     ("parallel/text_encoder.py", "ditmesh.parallel.tensor.linears"),
+    ("parallel/text_encoder.py", "ditmesh.parallel.vocabulary"),
+    ("parallel/vocabulary.py", "ditmesh.parallel.tensor.linears"),
     ("parallel/pipefusion/patches.py", "ditmesh.parallel.context.sequence"),
     ("parallel/guidance.py", "ditmesh.parallel.halves"),
 }
@@ -56,7 +59,18 @@ HEAVY |= {"matplotlib"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
-LIGHT_JOB = ("caching", "call", "checks", "description", "example", "facts", "images", "numbers", "weights")
+LIGHT_JOB = (
+    "caching",
+    "call",
+    "checks",
+    "description",
+    "example",
+    "facts",
+    "images",
+    "numbers",
+    "quantization",
+    "weights",
+)
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 

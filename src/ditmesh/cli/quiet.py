@@ -1,5 +1,6 @@
 """Leave the terminal to rank 0, and there to one progress bar at a time."""
 
+import logging
 import warnings
 
 from transformers.utils import logging as transformers_logging
@@ -8,6 +9,8 @@ from transformers.utils import logging as transformers_logging
 def quiet_imports() -> None:
     """Call before diffusers is imported: it imports what has transformers warn of packages that are optional."""
     transformers_logging.set_verbosity_error()
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def keep_quiet(first: bool) -> None:

@@ -9,6 +9,7 @@ from ditmesh.job.caching import Cached
 from ditmesh.job.example import Example
 from ditmesh.job.facts import PipelineFacts
 from ditmesh.job.images import Inputs
+from ditmesh.job.quantization import Quantization
 from ditmesh.job.weights import LoraWeights, Part
 
 
@@ -78,6 +79,7 @@ class Job:
     inputs: Inputs = Inputs()
     parts: tuple[Part, ...] = ()
     lora: LoraWeights | None = None
+    quantized: Quantization | None = None
     cache: Cached | None = None
     kernel: str | None = None
     tuning: Tuning = Tuning()

@@ -16,6 +16,7 @@ from ditmesh.job.weights import Part
 from ditmesh.loading.errors import told_in_a_line
 from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
 from ditmesh.upstream.offload import takes_groups
+from ditmesh.upstream.quantizers import quantize_linears
 
 SHOWN = 200  # letters of what peft has to say, which may name every module
 
@@ -44,7 +45,7 @@ def load_bare(job: Job, dtype: torch.dtype) -> Any:
 
 
 def load(job: Job, dtype: torch.dtype) -> Any:
-    """The bare pipeline; where ``nothing_read`` is in force its weights, LoRA weights among them, are not read yet.
+    """The bare pipeline, quantized if asked; where ``nothing_read`` is in force its weights are not read yet.
 
     Raises:
         ValueError: a package is missing, or the LoRA weights are of another model.
@@ -57,6 +58,9 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     check_files(modules_of(pipe).items())
     if job.lora:
         load_lora(pipe, job)
+    if job.quantized:
+        for name in job.quantized.components:
+            quantize_linears(pipe.components[name], job.quantized.kind)
     if job.tuning.vae_tiling:
         pipe.vae.enable_tiling()
     if job.tuning.vae_slicing:

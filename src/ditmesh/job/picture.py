@@ -27,6 +27,7 @@ def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, objec
         images=[without_query(image) for image in job.inputs.images] or None,
         mask=job.inputs.mask and without_query(job.inputs.mask),
         lora=job.lora and job.lora.file.name,
+        quantized=job.quantized and job.quantized.tag,
         layout=str(replace(job.layout, dp_size=1)),
         cache=job.cache and job.cache.tag,
         attention=job.kernel,

@@ -4,6 +4,7 @@ What to shard is read from the ``base_model_tp_plan`` transformers ships with ea
 widths of the linears: attention by heads, MLPs by columns (arXiv 1909.08053), token embeddings by vocabulary.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ditmesh.models.text_encoders import PLANS, TEXT_ENCODERS
-from ditmesh.parallel.tensor.linears import keep_part, shard_columns, shard_rows
-from ditmesh.runtime.collectives import all_reduce
+from ditmesh.parallel.tensor.linears import check_cut, keep_part, shard_columns, shard_rows
+from ditmesh.parallel.vocabulary import shard_vocabulary
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, even_ranges
-from ditmesh.upstream.modules import check_plain, check_present, expand, held, override, parameter
-from ditmesh.upstream.saving import keep_share
+from ditmesh.upstream.modules import check_present, expand, held, set_facts
+from ditmesh.upstream.quantized import check_quantized, grain_of, is_linear
 
 COLUMNS = {"colwise", "colwise_gather_output"}  # gathered by transformers for packed parts, which we cut one by one
 ROWS = {"rowwise", "rowwise_split_input"}
@@ -33,14 +34,17 @@ HEADS = ("num_heads", "n_heads", "num_attention_heads", "num_key_value_heads")
 class Group:
     """The linears of one module that are cut together: those of an attention by heads, those of an MLP by columns.
 
-    ``columns`` write what ``row`` reads. A head is ``width`` wide; an MLP is cut as if its heads were 1 wide.
+    ``columns`` write what ``row`` reads. A head is ``width`` wide; those of an MLP are as wide as what is quantized
+    together, or 1.
     """
 
     name: str
     module: nn.Module
     columns: dict[str, Any]
+    row_name: str
     row: nn.Linear
     width: int
+    attends: bool
 
     @property
     def heads(self) -> int:
@@ -72,20 +76,16 @@ def apply_text_encoder_parallel(encoder: nn.Module, mesh: Axis, undo: ExitStack)
     check_present(encoder)
     stacks = _stacks(encoder)
     for name, stack, _ in stacks:
-        check_plain(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", "leave it out.")
+        check_quantized(f"{title}.{name}".rstrip("."), stack, "sharing a text encoder", "leave it out.")
     groups = [group for name, stack, plan in stacks for group in _groups(f"{title}.{name}".rstrip("."), stack, plan)]
     for group in groups:
-        if group.heads < mesh.size():
-            raise ValueError(
-                f"{group.name} has {group.heads} heads, which {mesh.size()} ranks cannot share; use at most "
-                f"{group.heads} ranks, or leave the text encoder out of extra_parallel_modules."
-            )
+        _check_shares(group, mesh)
     for group in groups:
         _shard_group(group, mesh, undo)
     sharded = {id(stack) for _, stack, _ in stacks}
     for _, stack, _ in stacks:
         if id(stack.get_input_embeddings()) not in sharded:
-            sharded |= _shard_vocabulary(encoder, stack.get_input_embeddings(), mesh, undo)
+            sharded |= shard_vocabulary(encoder, stack.get_input_embeddings(), mesh, undo)
     return _kept_whole(encoder, sharded)
 
 
@@ -125,8 +125,8 @@ def _groups(title: str, stack: nn.Module, plan: Mapping[str, str]) -> list[Group
 
 def _group(name: str, module: nn.Module, styles: Mapping[str, str]) -> Group:
     for child in styles:
-        kind = type(module.get_submodule(child))
-        if kind not in (nn.Linear, nn.Embedding):
+        kind, linear = type(module.get_submodule(child)), is_linear(module.get_submodule(child))
+        if not linear and kind is not nn.Embedding:
             raise ValueError(
                 f"{name}.{child} is a {kind.__name__}, which text-encoder parallelism cannot shard; fuse LoRA weights "
                 f"and leave quantization off before enable_cache, or leave the encoder out of extra_parallel_modules."
@@ -136,7 +136,10 @@ def _group(name: str, module: nn.Module, styles: Mapping[str, str]) -> Group:
     width = next((held(module, fact) for fact in HEAD_WIDTH if held(module, fact)), 1)
     if len(rows) != 1 or (held(module, "scaling") is not None and width == 1):
         raise ValueError(f"{name}: cannot tell by which heads to shard this {type(module).__name__}.")
-    group = Group(name, module, columns, module.get_submodule(rows[0]), width)  # type: ignore[arg-type]
+    row: Any = module.get_submodule(rows[0])
+    attends = width > 1
+    width = width if attends else math.gcd(grain_of(row.weight, 1), row.in_features)
+    group = Group(name, module, columns, rows[0], row, width, attends)
     sharded = {id(weight) for child in styles for weight in module.get_submodule(child).parameters()}
     for child, weight in module.named_parameters():
         if id(weight) not in sharded and weight.numel() != width:
@@ -158,7 +161,7 @@ def _kept(name: str, group: Group, column: Any, degree: int) -> tuple[tuple[rang
     written, rest = divmod(outputs, wide)
     share = max(group.heads // max(written, 1), 1)  # query heads that one of its heads serves
     parts = max(written // group.heads, 1)  # packed one after the other
-    if rest or written * share != group.heads * parts or (parts if group.width > 1 else share) > 1:
+    if rest or written * share != group.heads * parts or (parts if group.attends else share) > 1:
         raise ValueError(f"{name} does not write whole heads for the {group.heads} that {group.name} reads.")
     starts, queries = range(0, written, group.heads), even_ranges(group.heads, degree)
     kept = [[range(at + q.start // share, at + (q.stop - 1) // share + 1) for at in starts] for q in queries]
@@ -169,22 +172,43 @@ def _wide(heads: range, width: int) -> range:
     return range(heads.start * width, heads.stop * width)
 
 
+def _check_shares(group: Group, mesh: Axis) -> None:
+    """Refuse to share fewer heads than there are ranks, and to cut through what is quantized together."""
+    leave = "leave the text encoder out of extra_parallel_modules."
+    if group.heads < mesh.size():
+        raise ValueError(
+            f"{group.name} has {group.heads} heads, which {mesh.size()} ranks cannot share; use at most {group.heads} "
+            f"ranks, or {leave}"
+        )
+    for child, module, shard in _shards(group, mesh):
+        check_cut(f"{group.name}.{child}", module, shard, f"use another number of ranks, or {leave}")
+
+
+def _shards(group: Group, mesh: Axis) -> list[tuple[str, Any, Shard]]:
+    """What the ranks keep of each of a group's linears and tables; of the row last."""
+    columns = [
+        (child, column, Shard(int(isinstance(column, nn.Embedding)), _kept(child, group, column, mesh.size()), mesh))
+        for child, column in group.columns.items()
+    ]
+    kept = tuple((_wide(queries, group.width),) for queries in even_ranges(group.heads, mesh.size()))
+    return [*columns, (group.row_name, group.row, Shard(1, kept, mesh))]
+
+
 def _shard_group(group: Group, mesh: Axis, undo: ExitStack) -> None:
-    queries = even_ranges(group.heads, mesh.size())
-    mine = queries[mesh.get_local_rank()]
+    mine = even_ranges(group.heads, mesh.size())[mesh.get_local_rank()]
     facts = dict.fromkeys(HEADS, len(mine)) | {"inner_dim": len(mine) * group.width}
-    for child, column in group.columns.items():
-        kept = _kept(f"{group.name}.{child}", group, column, mesh.size())
-        if isinstance(column, nn.Embedding):
-            _shard_table(column, Shard(1, kept, mesh), undo)
-            continue
-        share = group.row.in_features // column.out_features
-        shard_columns(column, Shard(0, kept, mesh), False, undo)
-        if share > 1:
-            facts |= _serve(column, [head // share for head in mine], group.width, undo)
-    shard_rows(group.row, Shard(1, tuple((_wide(q, group.width),) for q in queries), mesh), undo)
-    if group.width > 1:
-        _set_facts(group.module, facts, undo)
+    for _, module, shard in _shards(group, mesh):
+        if isinstance(module, nn.Embedding):
+            _shard_table(module, shard, undo)
+        elif module is group.row:
+            shard_rows(module, shard, undo)
+        else:
+            share = group.row.in_features // module.out_features
+            shard_columns(module, shard, False, undo)
+            if share > 1:
+                facts |= _serve(module, [head // share for head in mine], group.width, undo)
+    if group.attends:
+        set_facts(group.module, facts, undo)
 
 
 def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack) -> dict[str, int]:
@@ -205,60 +229,10 @@ def _serve(column: nn.Linear, served_by: list[int], width: int, undo: ExitStack)
     return {"num_key_value_groups": 1, "num_key_value_heads": len(served_by)}
 
 
-def _set_facts(module: nn.Module, facts: Mapping[str, object], undo: ExitStack) -> None:
-    """Tell an instance what it holds now, where it keeps that fact."""
-    missing = object()
-    for fact, value in facts.items():
-        if held(module, fact, missing) is not missing:
-            override(module, fact, value, undo)
-
-
 def _shard_table(table: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
     """Keep the columns of this rank's heads."""
-    _set_facts(table, {"embedding_dim": len(shard.kept[shard.mesh.get_local_rank()][0])}, undo)
+    set_facts(table, {"embedding_dim": len(shard.kept[shard.mesh.get_local_rank()][0])}, undo)
     keep_part(table, "weight", shard.cut, shard.restore, undo)
-
-
-def _shard_vocabulary(encoder: nn.Module, embedding: Any, mesh: Axis, undo: ExitStack) -> set[int]:
-    """Shard the token embeddings and the linear that scores tokens, by token; returns the ids of what it sharded."""
-    whole, shard = embedding.weight, Shard.even(0, (embedding.num_embeddings,), mesh)
-    tied = [
-        module for module in encoder.modules() if dict(module.named_parameters(recurse=False)).get("weight") is whole
-    ]
-    tied = [module for module in tied if isinstance(module, nn.Embedding) or type(module) is nn.Linear]
-    scorer = encoder.get_output_embeddings() if isinstance(encoder, PreTrainedModel) else None
-    linears = dict.fromkeys(module for module in [*tied, scorer] if type(module) is nn.Linear)
-    share = parameter(shard.cut(whole), whole)
-
-    @undo.callback
-    def restore() -> None:
-        restored = parameter(shard.restore(embedding.weight), embedding.weight)
-        for module in tied:
-            module.weight = restored
-
-    for linear in linears:
-        shard_columns(linear, Shard.even(0, (linear.out_features,), mesh), True, undo)
-    for module in tied:
-        module.weight = share
-        if isinstance(module, nn.Embedding):
-            keep_share(module, undo, weight=shard.restore)
-            _look_up(module, shard, undo)
-    return {id(module) for module in [*tied, *linears]}
-
-
-def _look_up(embedding: nn.Embedding, shard: Shard, undo: ExitStack) -> None:
-    """Embed the tokens this rank keeps; the others' embeddings come from the sum over the ranks."""
-    mine = shard.kept[shard.mesh.get_local_rank()][0]
-    # A padding_idx only says which row learns nothing.
-    _set_facts(embedding, {"num_embeddings": len(mine), "padding_idx": None}, undo)
-    forward = embedding.forward
-
-    def look_up(tokens: Tensor) -> Tensor:
-        elsewhere = (tokens < mine.start) | (tokens >= mine.stop)
-        found = forward((tokens - mine.start).masked_fill(elsewhere, 0))
-        return all_reduce(found.masked_fill(elsewhere[..., None], 0), shard.mesh)
-
-    override(embedding, "forward", look_up, undo)
 
 
 def _kept_whole(encoder: nn.Module, sharded: set[int], name: str = "") -> list[str]:

@@ -49,6 +49,12 @@ def all_reduce(x: Tensor, mesh: Axis) -> Tensor:
     return summed.to(x.device)
 
 
+def all_reduce_max(x: Tensor, mesh: Axis) -> Tensor:
+    """The largest over the ranks, in place."""
+    dist.all_reduce(x, dist.ReduceOp.MAX, group=mesh.get_group())  # pyright: ignore[reportUnknownMemberType]
+    return x
+
+
 def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], mesh: Axis) -> Tensor:
     """Send ``send[i]`` elements of a flat tensor to rank i and return those received, ``receive[i]`` from rank i."""
     received = x.new_empty(sum(receive))

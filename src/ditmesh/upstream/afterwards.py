@@ -13,6 +13,7 @@ from torch import nn
 
 from ditmesh.upstream.modules import override
 from ditmesh.upstream.offload import OF_GROUPS
+from ditmesh.upstream.quantized import check_tokens
 from ditmesh.upstream.saving import shares
 
 SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
@@ -20,12 +21,14 @@ COLUMNS = ("tp", *SEQUENCE, "pp", "cfg", "shard_weights", *EXTRAS, "cache")
 STEPS = ("tp", *SEQUENCE, "pp", "cfg", "shard_weights", "cache")  # what changes how a transformer runs
 CUT = ("tp", "pp", "text encoder")  # what computes with a share of the weights
 WEIGHTS = (*CUT, "shard_weights")  # what leaves a rank a share of the weights
+TOKENS = (*SEQUENCE, "cfg", "vae")  # what leaves a rank a part of the tokens that a linear gets in one process
 FIRST = "do it before enable_cache, or call ditmesh.disable_cache, do it, and enable again."
 AGAIN = "call ditmesh.disable_cache, do it, and enable again."
 INSTEAD = "leave it off, or use ulysses_size or ring_size."
 FUSED = "fuse it first (fuse_lora, then unload_lora_weights), or leave the module out of extra_parallel_modules."
 ADAPTED = "its linears or rows are shared out, and adapters would not be; "
 HELD = "it holds the weights themselves, of which a rank has only a share; "
+SHARED = "they are no plain tensors, which alone FSDP2 gathers; leave shard_weights out."
 GATHERED = "weights are gathered block by block, and it would move them apart; use enable_model_cpu_offload."
 OWN_CACHE = (
     "it decides by what one rank holds, and ranks would part; take it off (transformer.disable_cache()), and pass "
@@ -150,8 +153,9 @@ TABLE = (
     CACHES,
     LAYOUTS,
     Deed(
-        "quantized weights, of any kind",
-        before=_held("they are no plain tensors, which alone can be cut and put together; "),
+        "quantized weights",
+        before=_on(("shard_weights",), SHARED),
+        note="[Kind by kind](quantization.md); a kind that is not known is refused by its name.",
     ),
     Deed(
         "`enable_group_offload`",
@@ -184,6 +188,9 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
         ValueError: it has, and what.
     """
     title = type(model).__name__
+    for column in columns:
+        if column in TOKENS:
+            check_tokens(model, column)
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
     for name in _hooks(model):

@@ -18,9 +18,16 @@ from torch.utils.hooks import RemovableHandle
 from ditmesh.runtime.collectives import all_reduce, never_compiled
 from ditmesh.runtime.shards import Shard
 from ditmesh.upstream.modules import override, parameter, without_adapter
+from ditmesh.upstream.quantized import settled, shape_of, take_apart
 from ditmesh.upstream.saving import SHARES
 
-LORA = "peft.tuners.lora.layer.Linear"
+# Around a plain linear, and around quantized ones: all add what lora_A and lora_B make to what the linear does.
+LORA = {
+    "peft.tuners.lora.layer.Linear",
+    "peft.tuners.lora.torchao.TorchaoLoraLinear",
+    "peft.tuners.lora.bnb.Linear4bit",
+    "peft.tuners.lora.bnb.Linear8bitLt",
+}
 _INSTEAD = "fuse it (fuse_lora, then unload_lora_weights) before enable_cache, or use ulysses_size or ring_size."
 
 
@@ -159,28 +166,37 @@ class ShardedLinear:
 
     def show_whole_shape(self, weight: bool) -> None:
         """Look as the whole linear to a loader: to peft by its features, to others by its weight (which takes none)."""
-        linear, features = self._linear, list(self._linear.weight.shape)
+        linear, features = self._linear, list(shape_of(self._linear.weight))
         features[self._shard.dim] = self._shard.length
         linear.out_features, linear.in_features = features
         if weight and self._own is None:
             self._own = linear.weight
-            linear.weight = nn.Parameter(linear.weight.new_zeros(()).expand(features), requires_grad=False)
+            nothing = torch.zeros((), dtype=linear.weight.dtype, device=linear.weight.device)
+            linear.weight = nn.Parameter(nothing.expand(features), requires_grad=False)
 
     def show_own_shape(self) -> None:
         """Look as the shard that is here."""
         if self._own is not None:
             self._linear.weight, self._own = self._own, None
-        self._linear.out_features, self._linear.in_features = self._linear.weight.shape
+        self._linear.out_features, self._linear.in_features = shape_of(self._linear.weight)
+
+    def check_fuses(self) -> None:
+        """Refuse to change a share of a quantized weight, which would get scales of its own."""
+        if take_apart(settled(self._linear).weight) is not None:
+            raise ValueError(
+                f"{self._name} is quantized, and each rank would quantize its share of the fused weights by itself; "
+                f"fuse before enable_cache, or keep the LoRA weights beside."
+            )
 
 
 def check_adapter(name: str, layer: Any) -> None:
-    """Refuse an adapter layer that is not plain LoRA around a plain linear.
+    """Refuse an adapter layer that is not plain LoRA around a linear.
 
     Raises:
-        ValueError: another kind of adapter, a variant of LoRA such as DoRA, or a base that is not a plain linear.
+        ValueError: another kind of adapter, a variant of LoRA such as DoRA, or a base that is no linear.
     """
     kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
-    if kind != LORA:
+    if kind not in LORA:
         raise ValueError(f"{name} is adapted by a {kind}, which tp_size cannot shard, only LoRA; {_INSTEAD}")
     for adapter, variant in layer.lora_variant.items():
         raise ValueError(
@@ -206,7 +222,7 @@ class Adapters:
         follow(model, linears, undo)
         if isinstance(model, PeftAdapterMixin):
             override(model, "load_lora_adapter", self._loads(model), undo)
-            override(model, "fuse_lora", self._settled(model.fuse_lora), undo)
+            override(model, "fuse_lora", self._fuses(model.fuse_lora), undo)
 
     def around(self, pipe: object, undo: ExitStack) -> None:
         """Show the pipeline's own loader, which may compare shapes, the whole ones."""
@@ -252,12 +268,14 @@ class Adapters:
 
         return load_lora_adapter
 
-    def _settled(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def settled(*args: Any, **kwargs: Any) -> Any:
+    def _fuses(self, fuse: Callable[..., Any]) -> Callable[..., Any]:
+        def fuse_lora(*args: Any, **kwargs: Any) -> Any:
             self._settle()
-            return method(*args, **kwargs)
+            for linear in self._linears:
+                linear.check_fuses()
+            return fuse(*args, **kwargs)
 
-        return settled
+        return fuse_lora
 
     def _settle(self) -> None:
         for linear in self._linears:

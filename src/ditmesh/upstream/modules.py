@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -72,7 +72,7 @@ def own_weights(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Paramete
 
 def parameter(x: Tensor, before: Tensor) -> nn.Parameter:
     """A parameter of these values that wants a gradient if the one before did."""
-    return nn.Parameter(x.detach(), requires_grad=before.requires_grad)
+    return x if isinstance(x, nn.Parameter) else nn.Parameter(x.detach(), requires_grad=before.requires_grad)
 
 
 def unwrapped(module: object) -> Any:
@@ -83,12 +83,12 @@ def unwrapped(module: object) -> Any:
 
 
 def check_plain(title: str, module: nn.Module, axis: str, instead: str) -> None:
-    """Refuse weights that are no plain tensors of numbers, which cannot be cut and put together.
+    """Refuse a module's own weights that are no plain tensors of numbers, which only those of linears may be.
 
     Raises:
         ValueError: quantized weights, whatever made them: by a class of their own, or as whole numbers.
     """
-    for name, weight in module.named_parameters():
+    for name, weight in module.named_parameters(recurse=False):
         is_plain = type(weight) in (nn.Parameter, Unread)
         if not (is_plain and weight.is_floating_point()):
             kind = str(weight.dtype) if is_plain else type(weight).__name__
@@ -225,6 +225,14 @@ def override(owner: object, name: str, value: object, undo: ExitStack) -> None:
     else:
         undo.callback(own.pop, name)
     own[name] = value
+
+
+def set_facts(module: nn.Module, facts: Mapping[str, Any], undo: ExitStack) -> None:
+    """Tell an instance what it holds now, where it keeps that fact."""
+    missing = object()
+    for fact, value in facts.items():
+        if held(module, fact, missing) is not missing:
+            override(module, fact, value, undo)
 
 
 def repeated_blocks(kind: Any) -> list[str]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ditmesh.runtime.gang import Gang
 from ditmesh.upstream.modules import check_present, override
+from ditmesh.upstream.quantized import settled, take_apart, written
 
 SHARES = "_ditmesh_shares"  # the attribute of a module that says how all ranks put each of its parameters together
 # Who asks for a state to move or to compare what is here, which is a share.
@@ -49,8 +50,8 @@ def state_whole(model: Any, gang: Gang, undo: ExitStack) -> None:
         return state
 
     def load_state_dict(state: Any, *args: Any, **kwargs: Any) -> Any:
-        for name, _, _ in shares(model):
-            if name in state:
+        for name in shares(model):
+            if any(key == name or key.startswith(f"{name}.") for key in state):
                 raise ValueError(
                     f"load_state_dict of {type(model).__name__}, {name}: a rank has only a share of these weights; "
                     f"call ditmesh.disable_cache, do it, and enable again."
@@ -144,24 +145,29 @@ def _without_number(file: str) -> str | None:
     return None if part is None else part[1]
 
 
-def shares(model: nn.Module) -> list[tuple[str, nn.Parameter, Callable[[Tensor], Tensor]]]:
-    """By its name in the state, each parameter that a rank has a share of, and what makes it whole."""
-    return [
-        (f"{path}.{name}".lstrip("."), weight, vars(module)[SHARES][name])
+def shares(model: nn.Module) -> dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """By its name in the state, what holds each parameter that a rank has a share of, and what makes it whole."""
+    return {
+        f"{path}.{name}".lstrip("."): (module, vars(module)[SHARES][name])
         for path, module in model.named_modules(remove_duplicate=False)
-        for name, weight in module.named_parameters(recurse=False)
+        for name, _ in module.named_parameters(recurse=False)
         if name in vars(module).get(SHARES, {})
-    ]
+    }
 
 
 def _whole(model: nn.Module, state: Any, prefix: str, place: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The state's parameters that ranks share out, whole; tied ones stay tied."""
     check_present(model)
-    made: dict[int, Tensor] = {}
+    made: dict[int, dict[str, Tensor]] = {}
     found = {}
-    for name, weight, whole in shares(model):
-        if prefix + name in state:
-            if id(weight) not in made:
-                made[id(weight)] = place(whole(weight.detach()))
-            found[prefix + name] = made[id(weight)]
+    for path, (module, whole) in shares(model).items():
+        parent, dot, name = path.rpartition(".")
+        weight = settled(module).get_parameter(name)
+        if id(weight) not in made:
+            x = whole(weight if type(weight) is not nn.Parameter else weight.detach())
+            parts = {name: x} if take_apart(x) is None else written(module, x, name)
+            made[id(weight)] = {key: place(part) for key, part in parts.items()}
+            if name not in parts:
+                state.pop(prefix + path, None)
+        found |= {f"{prefix}{parent}{dot}{key}": x for key, x in made[id(weight)].items()}
     return found

@@ -20,6 +20,7 @@ from ditmesh.job.example import Example
 from ditmesh.job.facts import read_pipeline
 from ditmesh.job.images import find_inputs
 from ditmesh.job.numbers import check_numbers
+from ditmesh.job.quantization import find_quantization
 from ditmesh.job.weights import find_controlnet, find_lora, find_transformer
 from ditmesh.runtime.world import World
 
@@ -50,6 +51,7 @@ def describe_job(options: Options, world: World) -> Job:
         seed=example.seed if options.seed is None else options.seed,
         cache=asked_cache(options, file, example, len(facts.transformers), call.get("num_inference_steps")),
         kernel=kernel,
+        quantized=find_quantization(options.quantize, options.quantized_text, facts.components, "--quantize"),
         tuning=Tuning(options.compile, options.vae_slicing, options.vae_tiling, asked_offload(options)),
         noise_device=options.generator_device,
     )
@@ -145,7 +147,7 @@ def refuse_idle_flags(options: Options, job: Job) -> None:
             raise ValueError(f"{flag} is for untimed runs, and there are none; add --warmup 1.")
     if options.warmup_steps is not None and "num_inference_steps" not in job.call:
         raise ValueError(f"--warmup-steps: a {example.pipeline} has no single number of steps; leave it out.")
-    if options.verify and job.layout.world_size == 1 and job.cache is None:
+    if options.verify and job.layout.world_size == 1 and job.cache is None and job.quantized is None:
         raise ValueError(
             "--verify compares a layout or a cache with one process, and this is one process; add --parallel ulysses2."
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ditmesh.cli.flags import argument, count, option, record, switch
 from ditmesh.config import WORDS, calibrators
+from ditmesh.job.quantization import WHAT
 
 PICTURE, INPUT, MODEL = "Picture or video", "Images that go in", "Model"
 LAYOUT, CACHE, MEMORY, MEASURE = "Layout", "Cache", "Memory and speed", "Measure and check"
@@ -63,6 +64,8 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     lora_path: Text = option(MODEL, "LoRA weights to fuse in: a file, folder or hub id.", "--lora-path LORA")
     lora_weight_name: Text = option(MODEL, "The file of the folder or hub id.", "--lora-weight-name FILE")
     disable_fuse_lora: bool = switch(MODEL, "Keep LoRA weights beside the model's.", "--disable-fuse-lora")
+    quantize: Text = option(MODEL, WHAT, "--quantize KIND")
+    quantized_text: bool = switch(MODEL, "Quantize the text encoders likewise.", "--quantized-text")
     attn: Text = option(MODEL, "Attention kernel, as diffusers names it: native, flash ...", "--attn NAME")
 
     parallel: Text = option(LAYOUT, DEGREES, "--parallel, --parallel-type LAYOUT")

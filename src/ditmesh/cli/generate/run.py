@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run(job: Job, options: Options, world: World) -> int:
     summary.print_facts(console, "Output", facts)
     if peaks:
         summary.print_memory(console, peaks.gauge.title, ranks)
-    made_by = f"{job.layout}.{lossy}" if lossy else str(job.layout)
+    made_by = ".".join(filter(None, (str(job.layout), job.quantized and job.quantized.tag, lossy)))
     path = options.save_path or output.default_path(job.example.name, result.films, made_by, job.example.suffixes[0])
     made = facts_of(job, job.call, job.seed)
     fps = options.fps or job.example.fps
@@ -108,24 +109,26 @@ def gather(mine: dict[str, int]) -> list[dict[str, int]]:
 
 
 def verify_run(job: Job, lossy: str, result: Drawn, path: Path, device: torch.device, console: Console) -> int:
-    """Draw it again with a bare pipeline in this one process, and compare; a cache and patches may differ."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif job.layout.world_size > 1:
+    """Draw it again with a bare pipeline in this one process, and compare; a cache and patches may differ.
+
+    Quantized weights are so in that pipeline too, and then it is drawn once more without.
+    """
+    if device.type != "cuda" and job.layout.world_size > 1:
         torch.set_num_threads(cores())  # the other ranks are gone
-    dtype = dtype_of(job, device)
-    pipe = load.load_bare(job, dtype)
-    load.place(pipe, job, device)
-    _, reference = timed(pipe, job, job.call, job.seed, None, True, "one process")
+    reference = drawn_alone(job, device, "one process")
     found = verify.compare(result.films, reference.films, result.sound, reference.sound)
-    ours = f"{job.layout} with {lossy}" if lossy else str(job.layout)
+    ours = " with ".join(filter(None, (str(job.layout), job.quantized and job.quantized.tag, lossy)))
     console.print(f"verify: {found}  ({ours} against one process)", soft_wrap=True)
     sheet = path.with_suffix(".verify.png")
     label = f"{job.layout}, {lossy}" if lossy else f"{job.layout}, {job.layout.world_size} ranks"
     verify.side_by_side(result.films, reference.films, label).save(sheet)
     summary.print_files(console, [sheet])
-    if dtype == torch.float32 and not lossy and not found.largest <= verify.BOUND:
+    if job.quantized:
+        plain = drawn_alone(replace(job, quantized=None), device, "unquantized")
+        lost = verify.compare(reference.films, plain.films, reference.sound, plain.sound)
+        console.print(f"verify: {lost}  ({job.quantized.tag} against weights that are not quantized)", soft_wrap=True)
+    rounds = lossy or dtype_of(job, device) != torch.float32 or (job.quantized and job.quantized.rounds_inputs)
+    if not rounds and not found.largest <= verify.BOUND:
         console.print(
             f"warning: {found.largest:.1e} is more than rounding; {job.layout} should stay within {verify.BOUND:g}",
             style="bold red",
@@ -133,3 +136,13 @@ def verify_run(job: Job, lossy: str, result: Drawn, path: Path, device: torch.de
         )
         return 1
     return 0
+
+
+def drawn_alone(job: Job, device: torch.device, title: str) -> Drawn:
+    """What one process draws with a bare pipeline."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    pipe = load.load_bare(job, dtype_of(job, device))
+    load.place(pipe, job, device)
+    return timed(pipe, job, job.call, job.seed, None, True, title)[1]

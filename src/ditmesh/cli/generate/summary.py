@@ -39,6 +39,7 @@ def init_facts(job: Job, options: Options, dtype: str, whole: Sequence[str]) -> 
         **{part.name: part.source for part in job.parts},
         "LoRA": job.lora and f"{job.lora.file}, {'fused' if job.lora.fuse else 'not fused'}",
         "dtype": dtype,
+        "quantized": job.quantized and f"{job.quantized.kind}: {', '.join(job.quantized.components)}",
         "layout": job.layout,
         "weights": "those that ranks would each hold whole are shared out" if job.layout.shard_weights else "",
         "shared too": ", ".join(shared(job, whole)),

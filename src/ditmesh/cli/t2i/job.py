@@ -19,6 +19,7 @@ from ditmesh.job.description import Flags, Job
 from ditmesh.job.example import Example
 from ditmesh.job.facts import PipelineFacts, read_pipeline
 from ditmesh.job.numbers import check_numbers
+from ditmesh.job.quantization import find_quantization
 from ditmesh.job.weights import find_lora
 from ditmesh.runtime.machines import Nodes
 from ditmesh.runtime.world import World
@@ -107,6 +108,7 @@ def job_of(
         lora=find_lora(example, None, None, True, steps),
         cache=choose_cache(example, len(facts.transformers), steps, flag=FLAGS.cache) if cached else None,
         kernel=kernel,
+        quantized=find_quantization(options.quantize, options.quantized_text, facts.components, "--quantize"),
         tuning=tuning,
         dtype=options.torch_dtype,
         device=options.device,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ditmesh.cli.flags import count, option, record, switch
 from ditmesh.config import AXES
+from ditmesh.job.quantization import WHAT as HOW
 
 WHAT, OUT, MODEL, LAYOUT, SPEED = "What to draw", "Where to", "Model", "Layout", "Memory and speed"
 MACHINES = "Several machines"
@@ -52,6 +53,8 @@ class BatchOptions(record("Degrees", DEGREES)):
 
     torch_dtype: Text = option(MODEL, "bfloat16, float16 or float32 (on a CPU: float32).", "--torch_dtype DTYPE")
     device: Text = option(MODEL, "cuda or cpu (cuda if there is one).", "--device DEVICE")
+    quantize: Text = option(MODEL, HOW, "--quantize KIND")
+    quantized_text: bool = switch(MODEL, "Quantize the text encoders likewise.", "--quantized-text")
     attention_backend: Text = option(MODEL, "Attention kernel, as diffusers names it.", "--attention_backend NAME")
 
     backend: str = option(LAYOUT, BACKENDS, "--backend NAME", default="xdit")

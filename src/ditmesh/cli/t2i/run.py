@@ -77,7 +77,8 @@ def order_of(batch: Batch, job: Job, dtype: torch.dtype) -> Order:
 
 def lossy(job: Job) -> str:
     """What makes other pictures than one process draws, so that none of them is taken for one of those."""
-    changed = "".join(f" {thing}" for thing in (job.cache and job.cache.tag, job.lora and job.lora.file.name) if thing)
+    made = (job.cache and job.cache.tag, job.lora and job.lora.file.name, job.quantized and job.quantized.tag)
+    changed = "".join(f" {thing}" for thing in made if thing)
     return changed + (f" patches {job.layout.patches} after {job.layout.warmup_steps}" if job.layout.is_lossy else "")
 
 

@@ -15,7 +15,6 @@ A patch attends to keys and values of all patches: those of this step up to itse
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,15 +24,15 @@ from torch import Tensor, nn
 from ditmesh.parallel.pipefusion.patches import Memory, Patches
 from ditmesh.parallel.pipefusion.schedule import split_blocks
 from ditmesh.parallel.pipefusion.stage_links import Forms, StageLinks
+from ditmesh.parallel.pipefusion.weights import drop_weights
 from ditmesh.runtime.collectives import all_reduce, broadcast, never_compiled
-from ditmesh.runtime.mesh import Axis, Mesh
+from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.modules import Link, chain, check_plain, check_present, expand, intercept_call, override
+from ditmesh.upstream.modules import Link, chain, check_present, expand, intercept_call, override
+from ditmesh.upstream.quantized import check_quantized
 from ditmesh.upstream.request import Requests
-from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.session import Branch, Session
 from ditmesh.upstream.trees import tree_flatten, tree_leaves, tree_unflatten
-from ditmesh.upstream.unread import drop
 
 
 class Stage:
@@ -206,7 +205,7 @@ def apply_pipefusion(
     check_present(model)
     links = chain(model, spec)
     for link in links:
-        check_plain(
+        check_quantized(
             f"{spec.title}: {type(link.block).__name__}", link.block, "pp_size", "use ulysses_size or ring_size."
         )
     stages = split_blocks(_costs(links, mesh), mesh["pp"].size())
@@ -220,7 +219,7 @@ def apply_pipefusion(
         requests.at_failure.append(stage.stage_links.drop)
     fusion.run = intercept_call(model, fusion, undo)
     lent = [module for one in spec.blocks for name in one.lends for _, module in expand(model, f"{one.path}.{name}")]
-    _drop_weights(model, stage, lent, mesh["pp"], undo)
+    drop_weights(links, stages, lent, mesh["pp"], undo)
     return fusion
 
 
@@ -246,38 +245,3 @@ def _costs(links: list[Link], mesh: Mesh) -> list[int]:
     own = [sum(weight.numel() for weight in link.block.parameters()) for link in links]
     costs = torch.tensor(own, device=mesh.device_type)
     return (costs if mesh["tp"].size() == 1 else all_reduce(costs, mesh["tp"])).tolist()
-
-
-def _drop_weights(model: nn.Module, stage: Stage, lent: list[nn.Module], mesh: Axis, undo: ExitStack) -> None:
-    """Free the weights of other stages' blocks, but for lent ones. To undo it, each stage gives its own to all."""
-    # By where they are: what offloads them puts others in their place.
-    modules = [list(link.block.modules()) for link in stage.links]
-    places = [
-        [(module, name, x.shape) for module in block for name, x in module.named_parameters(recurse=False)]
-        for block in modules
-    ]
-    for owner, blocks in enumerate(stage.stages):
-        for module, name, shape in (place for i in blocks for place in places[i]):
-            keep_share(module, undo, **{name: partial(_of_owner, owner, shape, mesh)})
-    kept = [module.get_parameter(name) for i in stage.own for module, name, _ in places[i]]
-    kept_ids = {id(x) for x in [*kept, *(x for module in lent for x in module.parameters())]}
-
-    def put_back() -> None:
-        for owner, blocks in enumerate(stage.stages):
-            for module, name, shape in (place for i in blocks for place in places[i]):
-                weight = module.get_parameter(name)
-                whole = _of_owner(owner, shape, mesh, weight.data)
-                if weight.shape != shape:
-                    weight.data = whole
-
-    undo.callback(put_back)
-    for module, name, _ in (place for block in places for place in block):
-        weight = module.get_parameter(name)
-        if id(weight) not in kept_ids:
-            drop(weight)
-
-
-def _of_owner(owner: int, shape: torch.Size, mesh: Axis, x: Tensor) -> Tensor:
-    """A weight of one stage on all of them."""
-    is_owner = owner == mesh.get_local_rank()
-    return broadcast(x.contiguous() if is_owner else x.new_empty(shape), owner, mesh)

@@ -13,10 +13,10 @@ from diffusers.models.activations import GEGLU, SwiGLU
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
-from ditmesh.parallel.tensor.linears import cut_columns, cut_rows, gather_outputs, keep_part, sum_outputs
+from ditmesh.parallel.tensor.linears import check_cut, cut_columns, cut_rows, gather_outputs, keep_part, sum_outputs
 from ditmesh.runtime.collectives import all_reduce, shard
 from ditmesh.runtime.mesh import Axis
-from ditmesh.runtime.shards import Shard
+from ditmesh.runtime.shards import Shard, even_parts, fits
 from ditmesh.spec import Fused, Heads, ModelSpec, PerHead, Sharded, Style
 from ditmesh.upstream.lora import Adapters, Place, ShardedLinear, check_adapter
 from ditmesh.upstream.modules import (
@@ -30,6 +30,7 @@ from ditmesh.upstream.modules import (
     parameter,
     without_adapter,
 )
+from ditmesh.upstream.quantized import check_quantized, grain_of, is_linear, settled
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.trees import map_tensors
 
@@ -75,8 +76,8 @@ def apply_tensor_parallel(model: nn.Module, spec: ModelSpec, mesh: Axis, undo: E
         for pattern, style in spec.tp_plan.items()
         for name, module in expand(model, pattern)
     ]
-    for name, module, *_ in steps:
-        check_plain(f"{spec.title}: {name}", module, "tp_size", "use ulysses_size or ring_size.")
+    for name, module, style, parts in steps:
+        _check_weights(f"{spec.title}: {name}", module, style, parts, mesh)
     _check_complete(model, spec, {name for name, *_ in steps})
     _check_gated(model, spec, [(name, style) for name, _, style, _ in steps])
     linears = []
@@ -112,7 +113,7 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
     if module is not without_adapter(module):
         check_adapter(name, module)
         module = without_adapter(module)
-    if type(module) is not nn.Linear:
+    if not is_linear(module):
         raise ValueError(
             f"{name} is a {type(module).__name__}, which tensor parallelism cannot shard; leave quantization off, or "
             f"use ulysses_size or ring_size."
@@ -128,6 +129,20 @@ def _check(name: str, module: Any, style: Style, width: int, degree: int) -> tup
         # The model finds the parts in a shard by their proportions.
         raise ValueError(f"tp_size={degree} does not divide the packed parts {parts} of {name}; use a size that does.")
     return parts
+
+
+def _check_weights(title: str, module: Any, style: Style, parts: tuple[int, ...], mesh: Axis) -> None:
+    """Refuse what cannot be cut: quantized weights of something else than a linear, and blocks of them."""
+    linear: Any = without_adapter(module)
+    if not is_linear(linear):
+        check_plain(title, module, "tp_size", "use ulysses_size or ring_size.")
+        return
+    check_quantized(title, linear, "tp_size", "use ulysses_size or ring_size.")
+    rowwise = (style.style if isinstance(style, Fused) else style) == "rowwise"
+    grain = grain_of(settled(linear).weight, int(rowwise))
+    sizes = [f"{degree}" for degree in range(2, 9) if fits(even_parts(parts, degree), grain)]
+    instead = [f"tp_size={' or '.join(sizes)}"] * bool(sizes) + ["ulysses_size or ring_size"]
+    check_cut(title, linear, Shard.even(int(rowwise), parts, mesh), f"use {', or '.join(instead)}.")
 
 
 def _check_complete(model: nn.Module, spec: ModelSpec, planned: set[str]) -> None:

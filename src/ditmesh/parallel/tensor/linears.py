@@ -1,16 +1,22 @@
 """Linears that are left with this rank's shard of their weights."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ditmesh.runtime.collectives import all_gather, all_reduce, shard_sizes
+from ditmesh.runtime.collectives import all_gather, all_reduce, all_reduce_max, shard_sizes
 from ditmesh.runtime.mesh import Axis
-from ditmesh.runtime.shards import Shard
+from ditmesh.runtime.shards import Shard, fits
 from ditmesh.upstream.modules import parameter
+from ditmesh.upstream.quantized import Inputs, grain_of, inputs_of, narrowed, seat, settled, shape_of, widened
 from ditmesh.upstream.saving import keep_share
+
+KERNEL = 16  # of what the width has to be a multiple for kernels of eight bits
 
 
 def shard_columns(linear: nn.Linear, shard: Shard, gather: bool, undo: ExitStack) -> None:
@@ -45,19 +51,84 @@ def sum_outputs(mesh: Axis) -> Callable[..., Tensor]:
     return reduce_output
 
 
+def check_cut(title: str, module: nn.Module, shard: Shard, instead: str) -> None:
+    """Check that no rank's share of a linear begins or ends within what is quantized together.
+
+    Raises:
+        ValueError: one does.
+    """
+    grain = grain_of(settled(module).get_parameter("weight"), shard.dim)
+    if not fits(shard.kept, grain):
+        raise ValueError(
+            f"{title}: {grain} of its {('outputs', 'inputs')[shard.dim]} are quantized together, and "
+            f"{shard.mesh.size()} ranks would cut them apart; {instead}"
+        )
+
+
 def cut_columns(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
     """Keep this rank's rows of the weight, which make its outputs."""
-    for name in ("weight", "bias") if linear.bias is not None else ("weight",):
-        keep_part(linear, name, shard.cut, shard.restore, undo)
+    whole = shard.restorer(settled(linear).weight)
+    keep_share(linear, undo, weight=whole, bias=shard.restore)
+    _set_weights(linear, shard.cut(linear.weight), None if linear.bias is None else shard.cut(linear.bias))
+
+    @undo.callback
+    def restore() -> None:
+        bias = None if linear.bias is None else shard.restore(linear.bias)
+        _set_weights(linear, whole(settled(linear).weight), bias)
 
 
 def cut_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
     """Keep this rank's columns of the weight, which read its inputs."""
-    mesh = shard.mesh
-    keep_part(linear, "weight", shard.cut, shard.restore, undo)
-    if linear.bias is not None:  # the sum over the ranks is to have it once
-        once = torch.zeros_like if mesh.get_local_rank() > 0 else torch.clone
-        keep_part(linear, "bias", once, lambda x: all_reduce(x.clone(), mesh), undo)
+    bias = linear.bias
+    if bias is not None and shard.mesh.get_local_rank() > 0:
+        bias = torch.zeros_like(bias)  # the sum over the ranks is to have the bias once
+    whole, share = shard.restorer(settled(linear).weight), shard.cut(linear.weight)
+    if (inputs := inputs_of(linear)) is not None:
+        share, narrow = _wide(linear, share, inputs, shard.mesh, undo)
+        whole = partial(_after, narrow, whole)
+    keep_share(linear, undo, weight=whole, bias=lambda x: all_reduce(x.clone(), shard.mesh))
+    _set_weights(linear, share, bias)
+
+    @undo.callback
+    def restore() -> None:
+        bias = None if linear.bias is None else all_reduce(linear.bias.clone(), shard.mesh)
+        _set_weights(linear, whole(settled(linear).weight), bias)
+
+
+def _wide(
+    linear: nn.Linear, share: Tensor, inputs: Inputs, mesh: Axis, undo: ExitStack
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Let a linear that quantizes its inputs scale this rank's as it would scale all of them.
+
+    It scales a token by its largest and its smallest input, which may be on another rank. They are added to the inputs,
+    and columns of zeros to the weight that read them.
+
+    Returns:
+        the weight, and what takes the columns away again.
+    """
+    width = shape_of(share)[1]
+    added = math.lcm(KERNEL, grain_of(share, 1))
+
+    def add_extremes(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0]
+        seen = x.masked_fill(x.half().abs() >= inputs.limit, 0) if inputs.limit else x
+        ends = all_reduce_max(torch.stack([seen.amax(-1), -seen.amin(-1)], -1), mesh)
+        extremes = torch.nn.functional.pad(ends * ends.new_tensor([1, -1]), (0, added - 2))
+        return torch.cat([x, extremes], -1), *args[1:]
+
+    undo.callback(linear.register_forward_pre_hook(add_extremes).remove)
+    return widened(share, added), lambda weight: narrowed(weight, width)
+
+
+def _after(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return second(first(x))
+
+
+def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    seat(linear, weight)
+    if bias is not None:
+        linear.bias = parameter(bias, linear.bias)
+    linear.out_features, linear.in_features = shape_of(weight)
 
 
 def keep_part(
@@ -68,8 +139,6 @@ def keep_part(
     def swap(change: Callable[[Tensor], Tensor]) -> None:
         before = module.get_parameter(name)
         module.register_parameter(name, parameter(change(before), before))
-        if isinstance(module, nn.Linear):
-            module.out_features, module.in_features = module.weight.shape
 
     keep_share(module, undo, **{name: restore})
     swap(cut)
