@@ -20,7 +20,7 @@ from torch import nn
 
 import ditmesh
 from ditmesh import ParallelismConfig
-from ditmesh.upstream.counting import CommunicationCounter
+from tests.counting import CommunicationCounter
 
 HEADS, HEAD_DIM, TOKENS, TEXT = 8, 32, 1024, 128
 WIDTH = HEADS * HEAD_DIM

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from ditmesh.models import SPECS
-from ditmesh.upstream.counting import CommunicationCounter
 from tests.cache.caching import build_deep
+from tests.counting import CommunicationCounter
 from tests.parallel.pipefusion import ODD, Loop
 from tests.runtime.test_gang import draw, fail
 from tests.transformers import SHAPES, Inputs, build, forward
