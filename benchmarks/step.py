@@ -1,6 +1,6 @@
 """Time one forward of a layout against the bare model in the same run, and count the bytes each rank sends.
 
-    python benchmarks/step.py ulysses2 ring2 tp2 --model flux --repeat 20
+    python -m benchmarks.step ulysses2 ring2 tp2 --model flux --repeat 20
 
 Prints a ratio of medians per layout. "single" is the enabled model without a layout: its ratio is the overhead.
 """
