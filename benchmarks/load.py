@@ -30,9 +30,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers import DiffusionPipeline, Flux2Transformer2DModel, PipelineQuantizationConfig
+from diffusers import DiffusionPipeline, Flux2Transformer2DModel, PipelineQuantizationConfig, TorchAoConfig
 from safetensors.torch import save_file
 from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoConfig, Mistral3ForConditionalGeneration
 
 import ditmesh
@@ -137,9 +138,8 @@ def arguments_of(layout: str) -> dict[str, Any]:
         config = replace(config, shard_weights=True)
     given: dict[str, Any] = {"parallelism_config": config}
     if "int8" in more:
-        given["quantization_config"] = PipelineQuantizationConfig(
-            quant_backend="torchao", quant_kwargs={"quant_type": "int8wo"}, components_to_quantize=["transformer"]
-        )
+        int8 = TorchAoConfig(Int8WeightOnlyConfig())
+        given["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": int8})
     return given
 
 
