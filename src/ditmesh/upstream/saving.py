@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -110,7 +111,7 @@ def _together(title: str, models: Sequence[nn.Module], folder: Path, gang: Gang)
         with ExitStack() as stack:
             for model in models:
                 state = type(model).state_dict(model)
-                state.update(_whole(model, state, "", Tensor.cpu if writes else lambda x: x[:0]))
+                state.update(_whole(model, state, "", Tensor.cpu if writes else lambda _: torch.empty(0)))
                 override(model, "state_dict", state.copy, stack)
             yield writes
         is_done = True
