@@ -27,7 +27,7 @@ LAYOUTS = {
     "shard_weights": ParallelismConfig(cfg_size=2, shard_weights=True),
 }
 OF_PIPELINES = [
-    ("enable_sequential_cpu_offload", "pp"),
+    ("enable_sequential_cpu_offload", "shard_weights"),
     ("enable_group_offload", "text encoder"),
     ("enable_layerwise_casting", "text encoder"),
 ]

@@ -17,7 +17,7 @@ COUNT = st.integers(-1, 4)
     interval=st.integers(1, 3),
     most=COUNT,
     in_a_row=COUNT,
-    threshold=st.sampled_from([-1.0, 0.0, 0.3, 1.0, 2.0]),
+    threshold=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     accumulated=st.none() | st.sampled_from([0.0, 0.5, 1.0]),
     differences=st.lists(st.sampled_from([0.1, 0.2, 0.4]), min_size=12, max_size=12),
 )

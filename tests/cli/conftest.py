@@ -53,7 +53,8 @@ def launched(monkeypatch) -> Callable[..., None]:
     """Make this process look like a rank that torchrun started."""
 
     def look(rank: int, size: int) -> None:
-        for name, value in {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}.items():
+        ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+        for name, value in (ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}).items():
             monkeypatch.setenv(name, str(value))
 
     return look

@@ -165,7 +165,7 @@ def test_damaged_weights_are_told_in_a_line(damage, flux, tmp_path):
         config = json.loads((broken / "transformer" / "config.json").read_text())
         config["joint_attention_dim"] *= 2
         (broken / "transformer" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"broken cannot be loaded: .*download or save them again") as refused:
+    with pytest.raises(ValueError, match=r"broken.* cannot be loaded: .*download or save them again") as refused:
         load(job_of("flux", str(broken)), torch.float32)
     assert "\n" not in str(refused.value)
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.api import kept_whole
-from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
+from ditmesh.loading.reading import modules_of, nothing_read, read_in
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.runtime.mesh import build_mesh
+from ditmesh.upstream.checkpoints import check_complete
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,7 @@ def assert_same(lean: nn.Module, whole: nn.Module) -> None:
 def load(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     with nothing_read():
         model = kind.from_pretrained(folder, dtype=dtype)
-    check_files([("model", model)])
+    check_complete({"model": model})
     return model
 
 

@@ -14,7 +14,8 @@ from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
 from ditmesh.loading.errors import told_in_a_line
-from ditmesh.loading.reading import check_files, modules_of, nothing_read, read_in
+from ditmesh.loading.reading import modules_of, nothing_read, read_in
+from ditmesh.upstream.checkpoints import check_complete
 from ditmesh.upstream.offload import takes_groups
 from ditmesh.upstream.quantizers import quantize_linears
 
@@ -55,7 +56,7 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     parts = {part.name: load_part(part, dtype) for part in job.parts}
     with told_in_a_line(job.model):
         pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
-    check_files(modules_of(pipe).items())
+    check_complete(modules_of(pipe))
     if job.lora:
         load_lora(pipe, job)
     if job.quantized:

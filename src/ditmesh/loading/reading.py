@@ -42,21 +42,8 @@ def load_pipeline(kind: Any, source: str, allow_pickle: bool, **kwargs: Any) -> 
                 f"convert them to safetensors, or pass allow_pickle=True if you trust them."
             ) from error
         raise
-    check_files(modules_of(pipe).items())
+    check_complete(modules_of(pipe))
     return pipe
-
-
-def check_files(modules: Iterable[tuple[str, nn.Module]]) -> None:
-    """Refuse modules whose files hold other weights than they have; only the files' headers are read.
-
-    Args:
-        modules: by name, as the user knows them.
-
-    Raises:
-        ValueError: a weight that no file has, or one that the module has no place for.
-    """
-    for name, module in modules:
-        check_complete(name, module)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ditmesh.upstream.modules import override
-from ditmesh.upstream.offload import OF_GROUPS
+from ditmesh.upstream.offload import OF_GROUPS, offloads_layers
 from ditmesh.upstream.quantized import check_tokens
 from ditmesh.upstream.saving import shares
 
@@ -87,6 +87,20 @@ LORA = Deed(
     note="Weights that adapt a transformer alone are loaded whatever is shared beside it. `add_adapter` of a "
     "transformer with tp is refused at the next call.",
 )
+GROUPS = Deed(
+    "`enable_group_offload`",
+    ("enable_group_offload",),
+    _on(("shard_weights",), GATHERED),
+    _on(("shard_weights",), GATHERED),
+    note="A rank offloads what it has; to the disk, in a folder of its own.",
+)
+LAYERS = Deed(
+    "`enable_sequential_cpu_offload`",
+    ("enable_sequential_cpu_offload",),
+    _on(("shard_weights",), GATHERED),
+    _on(("shard_weights",), GATHERED),
+    note="A rank offloads what it has.",
+)
 CASTING = Deed(
     "`enable_layerwise_casting`",
     ("enable_layerwise_casting",),
@@ -157,22 +171,10 @@ TABLE = (
         before=_on(("shard_weights",), SHARED),
         note="[Kind by kind](quantization.md); a kind that is not known is refused by its name.",
     ),
-    Deed(
-        "`enable_group_offload`",
-        ("enable_group_offload",),
-        _on(("shard_weights",), GATHERED),
-        _on(("shard_weights",), GATHERED),
-        note="A rank offloads what it has; to the disk, in a folder of its own.",
-    ),
+    GROUPS,
     CASTING,
     Deed("`enable_model_cpu_offload`"),
-    Deed(
-        "`enable_sequential_cpu_offload`",
-        ("enable_sequential_cpu_offload",),
-        _on(("shard_weights",), GATHERED),
-        _on(("shard_weights",), GATHERED),
-        note="A rank offloads what it has.",
-    ),
+    LAYERS,
     Deed("`pipe.transformer = other`, `pipe.vae = other`", note="Every rank runs the whole of the new one."),
     Deed("`vae.enable_tiling`, `vae.enable_slicing`"),
 )
@@ -193,10 +195,14 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
             check_tokens(model, column)
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
+    if offloads_layers(model):
+        _refuse(title, "enable_sequential_cpu_offload", LAYERS.before, columns)
     for name in _hooks(model):
-        if name == "layerwise_casting":
+        if name in OF_GROUPS:
+            _refuse(title, "enable_group_offload", GROUPS.before, columns)
+        elif name == "layerwise_casting":
             _refuse(title, "enable_layerwise_casting", CASTING.before, columns)
-        elif name not in (*PASSING, *OF_GROUPS):
+        elif name not in PASSING:
             _refuse(title, f"enable_cache of diffusers ({name})", CACHES.before, columns)
 
 

@@ -72,27 +72,35 @@ def unread_files() -> Iterator[None]:
         yield
 
 
-def check_complete(name: str, model: nn.Module) -> None:
-    """Refuse a model whose files hold other weights than it has. One that came from somewhere else passes.
+def check_complete(models: Mapping[str, nn.Module]) -> None:
+    """Refuse models whose files hold other weights than they have. Those that came from somewhere else pass.
+
+    Args:
+        models: all that were loaded together, since one may have weights of another's file.
 
     Raises:
-        ValueError: a weight no file has, or a tensor of a file that the model has no use for.
+        ValueError: a weight no file has, or a tensor of a file that no model has a use for.
     """
-    state = model.state_dict(keep_vars=True)
-    used: set[Weight] = set().union(*map(weights_of, state.values()))
-    if not used:
-        return
-    title, files = f"{name} ({type(model).__name__})", sorted({weight.file for weight in used})
-    for key, x in state.items():
-        if not weights_of(x) and isinstance(x, Tensor):
+    states = {name: model.state_dict(keep_vars=True) for name, model in models.items()}
+    used = {name: set[Weight]().union(*map(weights_of, state.values())) for name, state in states.items()}
+    for name, model in models.items():
+        missing = [key for key, x in states[name].items() if isinstance(x, Tensor) and not weights_of(x)]
+        if used[name] and missing:
+            files = sorted({weight.file for weight in used[name]})
             raise ValueError(
-                f"{title} needs {key}, which is missing from {_files(files, key)}; is its config another model's? "
-                f"If not, download or save the model again."
+                f"{name} ({type(model).__name__}) needs {missing[0]}, which is missing from "
+                f"{_files(files, missing[0])}; is its config another model's? If not, download or save it again."
             )
-    for file in files:
-        for key in UnreadFile(file).keys():  # noqa: SIM118
-            if Weight(file, key) not in used and not _is_known(model, key, state):
-                raise ValueError(f"{file} holds {key}, which {title} has no place for; is its config another model's?")
+    for name, model in models.items():
+        for file in sorted({weight.file for weight in used[name]}):
+            for key in UnreadFile(file).keys():  # noqa: SIM118
+                if not any(Weight(file, key) in own for own in used.values()) and not _is_known(
+                    model, key, states[name]
+                ):
+                    raise ValueError(
+                        f"{file} holds {key}, which {name} ({type(model).__name__}) has no place for; is its config "
+                        f"another model's?"
+                    )
 
 
 def _files(files: list[str], key: str) -> str:

@@ -97,6 +97,11 @@ def takes_groups(kind: Any) -> bool:
     return kind._supports_group_offloading if issubclass(kind, ModelMixin) else True
 
 
+def offloads_layers(model: nn.Module) -> bool:
+    """Whether sequential offloading moves a model's weights one by one."""
+    return any(_layer_hooks(module) for module in model.modules())
+
+
 def _fetch_layers(model: nn.Module) -> Iterator[Again]:
     hooks = [hook for module in model.modules() for hook in _layer_hooks(module)]
     if not hooks:
