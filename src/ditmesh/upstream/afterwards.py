@@ -13,7 +13,7 @@ from torch import nn
 
 from ditmesh.upstream.modules import override
 from ditmesh.upstream.offload import OF_GROUPS, offloads_layers
-from ditmesh.upstream.quantized import check_tokens
+from ditmesh.upstream.quantized import check_tokens, take_apart
 from ditmesh.upstream.saving import shares
 
 SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
@@ -86,6 +86,11 @@ LORA = Deed(
     of_parts=True,
     note="Weights that adapt a transformer alone are loaded whatever is shared beside it. `add_adapter` of a "
     "transformer with tp is refused at the next call.",
+)
+QUANTIZED = Deed(
+    "quantized weights",
+    before=_on(("shard_weights",), SHARED),
+    note="[Kind by kind](quantization.md); a kind that is not known is refused by its name.",
 )
 GROUPS = Deed(
     "`enable_group_offload`",
@@ -166,11 +171,7 @@ TABLE = (
     ),
     CACHES,
     LAYOUTS,
-    Deed(
-        "quantized weights",
-        before=_on(("shard_weights",), SHARED),
-        note="[Kind by kind](quantization.md); a kind that is not known is refused by its name.",
-    ),
+    QUANTIZED,
     GROUPS,
     CASTING,
     Deed("`enable_model_cpu_offload`"),
@@ -195,6 +196,8 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
             check_tokens(model, column)
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
+    if "shard_weights" in columns and any(take_apart(x) is not None for x in model.parameters()):
+        _refuse(title, "quantized weights", QUANTIZED.before, columns)
     if offloads_layers(model):
         _refuse(title, "enable_sequential_cpu_offload", LAYERS.before, columns)
     for name in _hooks(model):
