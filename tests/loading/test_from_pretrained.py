@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel, PipelineQuantizationConfig, TorchAoConfig
 from peft import LoraConfig
+from torchao.quantization import Int8WeightOnlyConfig
 
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
@@ -54,6 +55,16 @@ def test_it_draws_what_one_process_draws(ranks: Ranks, tiny: Path) -> None:
     for more in ({}, cached):
         for got in ranks.run(lean.drawn, 2, folder, call, layout("tp2", "text_encoder_2", "vae"), **more):
             assert np.abs(got - want).max() <= 2e-5
+
+
+@pytest.mark.parametrize("text", ["tp2", "ulysses2"])
+def test_weights_are_quantized_as_they_are_read(ranks: Ranks, tiny: Path, text: str) -> None:
+    folder, call = tiny_path("flux", tiny), call_kwargs("flux")
+    int8 = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+    plain, want = lean.drawn(folder, call, None), lean.drawn(folder, call, None, quantization_config=int8)
+    assert np.abs(want - plain).max() > 1e-4
+    for got in ranks.run(lean.drawn, 2, folder, call, layout(text), quantization_config=int8):
+        assert np.abs(got - want).max() <= 2e-5
 
 
 def test_lora_weights_are_loaded_first(ranks: Ranks, tiny: Path, tmp_path: Path) -> None:

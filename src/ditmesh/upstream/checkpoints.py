@@ -73,7 +73,9 @@ def unread_files() -> Iterator[None]:
 
 
 def check_complete(models: Mapping[str, nn.Module]) -> None:
-    """Refuse models whose files hold other weights than they have. Those that came from somewhere else pass.
+    """Refuse models whose files hold other weights than they have.
+
+    Those that came from somewhere else pass, and those that a quantizer makes, whose files may hold parts of weights.
 
     Args:
         models: all that were loaded together, since one may have weights of another's file.
@@ -81,6 +83,7 @@ def check_complete(models: Mapping[str, nn.Module]) -> None:
     Raises:
         ValueError: a weight no file has, or a tensor of a file that no model has a use for.
     """
+    models = {name: model for name, model in models.items() if vars(model).get("hf_quantizer") is None}
     states = {name: model.state_dict(keep_vars=True) for name, model in models.items()}
     used = {name: set[Weight]().union(*map(weights_of, state.values())) for name, state in states.items()}
     for name, model in models.items():
