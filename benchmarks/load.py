@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,7 @@ def stock(path: str, parallelism_config: ParallelismConfig, **more: Any) -> Any:
 
 
 def lean(path: str, **given: Any) -> Any:
-    load: Callable[..., Any] = vars(ditmesh)["from_pretrained"]
-    return load(path, dtype=torch.bfloat16, device="cpu", **given)
+    return ditmesh.from_pretrained(path, dtype=torch.bfloat16, device="cpu", **given)
 
 
 @torch.no_grad()

@@ -60,10 +60,11 @@ def test_it_draws_what_one_process_draws(ranks: Ranks, tiny: Path) -> None:
 @pytest.mark.parametrize("text", ["tp2", "ulysses2"])
 def test_weights_are_quantized_as_they_are_read(ranks: Ranks, tiny: Path, text: str) -> None:
     folder, call = tiny_path("flux", tiny), call_kwargs("flux")
-    int8 = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
-    plain, want = lean.drawn(folder, call, None), lean.drawn(folder, call, None, quantization_config=int8)
+    quantizer = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+    int8 = {"dtype": torch.float32, "quantization_config": quantizer}
+    plain, want = lean.drawn(folder, call, None), lean.drawn(folder, call, None, **int8)
     assert np.abs(want - plain).max() > 1e-4
-    for got in ranks.run(lean.drawn, 2, folder, call, layout(text), quantization_config=int8):
+    for got in ranks.run(lean.drawn, 2, folder, call, layout(text), **int8):
         assert np.abs(got - want).max() <= 2e-5
 
 
