@@ -14,7 +14,7 @@ from ditmesh.config import CalibratorConfig, DBCacheConfig, ParallelismConfig, P
 from ditmesh.flow import STATE, agreed, apply, check, make_caching, make_plan, refuse
 from ditmesh.loading.errors import told_in_a_line
 from ditmesh.loading.fetch import fetch
-from ditmesh.loading.reading import load_pipeline, modules_of, nothing_read, read_in
+from ditmesh.loading.reading import load_pipeline, nothing_read, read_in
 from ditmesh.pipeline import BlockAdapter, ForwardPattern, components, unpack
 from ditmesh.runtime.gang import Gang
 from ditmesh.runtime.mesh import device_type, leads, leave_ranks, start_mesh, world_size
@@ -149,7 +149,7 @@ def from_pretrained(
             pipe = _load(model, pipeline, lora, allow_pickle, dtype=dtype, **kwargs)
             if any(asked):
                 enable_cache(pipe, *asked)
-        read_in(modules_of(pipe).values(), target, show=leads())
+        read_in(components(pipe).values(), target, show=leads())
     return pipe if target.type == "cpu" else pipe.to(target)
 
 

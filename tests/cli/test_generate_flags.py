@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from ditmesh.cli.generate import output
 from ditmesh.cli.generate.job import describe_job, warmup_call
@@ -168,6 +170,18 @@ def test_damaged_weights_are_told_in_a_line(damage, flux, tmp_path):
     with pytest.raises(ValueError, match=r"broken.* cannot be loaded: .*download or save them again") as refused:
         load(job_of("flux", str(broken)), torch.float32)
     assert "\n" not in str(refused.value)
+
+
+def test_pickles_are_read_if_they_are_trusted(flux, tmp_path):
+    pickled = tmp_path / "pickled"
+    shutil.copytree(flux, pickled)
+    (weights,) = (pickled / "transformer").glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    job = job_of("flux", str(pickled))
+    with pytest.raises(ValueError, match=r"which run what they hold .* pass --allow-pickle"):
+        load(job, torch.float32)
+    load(replace(job, allow_pickle=True), torch.float32)
 
 
 @pytest.fixture

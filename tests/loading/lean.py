@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.api import kept_whole
-from ditmesh.loading.reading import modules_of, nothing_read, read_in
+from ditmesh.loading.reading import nothing_read, read_in
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
+from ditmesh.pipeline import components
 from ditmesh.runtime.mesh import build_mesh
 from ditmesh.upstream.checkpoints import check_complete
 
@@ -83,8 +84,8 @@ def pipelines_are_same(folder: Path, config: ParallelismConfig, lora: Path | Non
     ditmesh.enable_cache(whole, parallelism_config=config)
     lean = ditmesh.from_pretrained(folder, parallelism_config=config, lora=lora, **kwargs)
     assert type(lean) is type(whole)
-    for name, module in modules_of(whole).items():
-        assert_same(modules_of(lean)[name], module)
+    for name, module in components(whole).items():
+        assert_same(components(lean)[name], module)
     kept = kept_whole(lean)
     assert kept == kept_whole(whole)
     ditmesh.disable_cache(lean)

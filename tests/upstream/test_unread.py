@@ -1,10 +1,12 @@
 """What is done to weights that nobody has read gives, when they are read, what it gives at once."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ditmesh.upstream.checkpoints import UnreadFile
+from ditmesh.upstream.checkpoints import UnreadFile, unread_files
 from ditmesh.upstream.unread import Unread, drop, fill, is_unread, read
 
 CPU = torch.device("cpu")
@@ -119,3 +121,22 @@ def test_a_part_of_a_converted_weight_is_the_only_one_converted(file: Path) -> N
         fill(x, CPU)
     assert copied.numbers == x.numel() == 12
     assert torch.equal(x.float(), X[:, 4:6])
+
+
+def test_random_numbers_are_drawn_when_they_are_asked_for(file: Path) -> None:
+    torch.manual_seed(0)
+    first, second = torch.rand_like(unread(file)), torch.rand(6, 8)
+    torch.manual_seed(0)
+    assert torch.equal(read(first), torch.rand(6, 8))
+    assert torch.equal(second, torch.rand(6, 8))
+
+
+def test_other_threads_read_as_ever(file: Path) -> None:
+    def load() -> Tensor:
+        return safetensors.torch.load_file(file)["x"]
+
+    stock = safetensors.torch.load_file
+    with unread_files(), unread_files(), ThreadPoolExecutor(1) as elsewhere:
+        assert is_unread(load())
+        assert not is_unread(elsewhere.submit(load).result())
+    assert safetensors.torch.load_file is stock

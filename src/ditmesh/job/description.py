@@ -34,6 +34,7 @@ class Flags:
     lora: str = "--lora-path"
     device: str = "--device"
     noise_device: str = "--generator-device"
+    allow_pickle: str = "--allow-pickle"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Job:
         inputs: the images that go in; ``call`` gets them when they are opened.
         parts: components that are loaded from elsewhere.
         kernel: the attention kernel, as diffusers names it.
+        allow_pickle: whether weights may be read from pickles.
         dtype: of the weights; None for the example's on a GPU, float32 on a CPU.
         device: cuda or cpu; None for whichever there is. ``noise_device`` is where noise is drawn.
     """
@@ -80,6 +82,7 @@ class Job:
     parts: tuple[Part, ...] = ()
     lora: LoraWeights | None = None
     quantized: Quantization | None = None
+    allow_pickle: bool = False
     cache: Cached | None = None
     kernel: str | None = None
     tuning: Tuning = Tuning()

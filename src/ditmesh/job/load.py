@@ -14,8 +14,8 @@ from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.weights import Part
 from ditmesh.loading.errors import told_in_a_line
-from ditmesh.loading.reading import modules_of, nothing_read, read_in
-from ditmesh.upstream.checkpoints import check_complete
+from ditmesh.loading.reading import PICKLES, load_pipeline, nothing_read, read_in, safetensors_alone
+from ditmesh.pipeline import components
 from ditmesh.upstream.offload import takes_groups
 from ditmesh.upstream.quantizers import quantize_linears
 
@@ -31,7 +31,7 @@ def prepare(job: Job, dtype: torch.dtype, device: torch.device) -> tuple[Any, li
     with nothing_read():
         pipe = load(job, dtype)
         whole = share_out(pipe, job)
-    read_in(modules_of(pipe).values(), torch.device("cpu") if job.tuning.offload else device)
+    read_in(components(pipe).values(), torch.device("cpu") if job.tuning.offload else device)
     compile_blocks(pipe, job)
     place(pipe, job, device)
     return pipe, whole
@@ -41,7 +41,7 @@ def load_bare(job: Job, dtype: torch.dtype) -> Any:
     """The pipeline with all its weights, LoRA weights among them, on the CPU, neither spread nor cached."""
     with nothing_read():
         pipe = load(job, dtype)
-    read_in(modules_of(pipe).values(), torch.device("cpu"))
+    read_in(components(pipe).values(), torch.device("cpu"))
     return pipe
 
 
@@ -53,10 +53,9 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     """
     if job.tuning.tf32:
         torch.set_float32_matmul_precision("high")
-    parts = {part.name: load_part(part, dtype) for part in job.parts}
-    with told_in_a_line(job.model):
-        pipe = diffusers_class(job.example.pipeline).from_pretrained(path(job.model), dtype=dtype, **parts)
-    check_complete(modules_of(pipe))
+    parts = {part.name: load_part(part, dtype, job) for part in job.parts}
+    kind, allow = diffusers_class(job.example.pipeline), job.flags.allow_pickle
+    pipe = load_pipeline(kind, str(path(job.model)), job.allow_pickle, allow, dtype=dtype, **parts)
     if job.lora:
         load_lora(pipe, job)
     if job.quantized:
@@ -69,12 +68,15 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def load_part(part: Part, dtype: torch.dtype) -> Any:
-    kind = diffusers_class(part.class_name)
+def load_part(part: Part, dtype: torch.dtype, job: Job) -> Any:
+    kind, source = diffusers_class(part.class_name), Path(path(part.source))
     with told_in_a_line(part.source):
-        if Path(part.source).expanduser().is_file():
-            return kind.from_single_file(str(path(part.source)), dtype=dtype)
-        return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype)
+        if source.is_file():
+            if source.suffix in PICKLES and not job.allow_pickle:
+                raise ValueError(f"it is a pickle, which runs what it holds; pass {job.flags.allow_pickle} to trust it")
+            return kind.from_single_file(str(source), dtype=dtype)
+        with safetensors_alone(source, job.allow_pickle, job.flags.allow_pickle) as files:
+            return kind.from_pretrained(path(part.source), subfolder=part.subfolder, dtype=dtype, **files)
 
 
 def path(source: str) -> Path | str:

@@ -10,40 +10,56 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 
 from ditmesh.loading.errors import told_in_a_line
+from ditmesh.pipeline import components
 from ditmesh.upstream.checkpoints import check_complete, unread_files
 from ditmesh.upstream.unread import fill, is_unread
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @contextmanager
 def nothing_read() -> Iterator[None]:
-    """What diffusers and transformers load inside is not read from its files. Share it out, and then ``read_in``.
-
-    No other thread may load anything meanwhile.
-    """
+    """What diffusers and transformers load inside is not read from its files. Share it out, and then ``read_in``."""
     with torch.no_grad(), unread_files():
         yield
 
 
-def load_pipeline(kind: Any, source: str, allow_pickle: bool, **kwargs: Any) -> Any:
-    """A pipeline of a folder. Its files are checked, but for the numbers in them.
+def load_pipeline(kind: Any, source: str, pickles: bool, switch: str = "allow_pickle=True", **kwargs: Any) -> Any:
+    """A pipeline of a folder or hub id. Its files are checked, but for the numbers in them.
+
+    Args:
+        kind: the pipeline's class.
+        source: the folder or hub id.
+        pickles: whether weights may be read from pickles.
+        switch: how users allow it, for errors.
+        kwargs: what ``from_pretrained`` takes besides.
 
     Raises:
         ValueError: a file is missing, cut off, of another model, or a pickle although none is allowed.
     """
-    if not allow_pickle:
-        kwargs["use_safetensors"] = True
-    try:
-        with told_in_a_line(source):
-            pipe = kind.from_pretrained(source, **kwargs)
-    except ValueError as error:
-        if not allow_pickle and (pickles := sorted(Path(source).glob("*/*.bin"))):
-            raise ValueError(
-                f"{error} Pickles such as {pickles[0]} are not read, since they run what they hold; "
-                f"convert them to safetensors, or pass allow_pickle=True if you trust them."
-            ) from error
-        raise
-    check_complete(modules_of(pipe))
+    with told_in_a_line(source), safetensors_alone(Path(source), pickles, switch) as files:
+        pipe = kind.from_pretrained(source, **files, **kwargs)
+    check_complete(components(pipe))
     return pipe
+
+
+@contextmanager
+def safetensors_alone(source: Path, pickles: bool, switch: str) -> Iterator[dict[str, bool]]:
+    """What ``from_pretrained`` has to be told, so that it reads no pickles unless they are allowed.
+
+    Raises:
+        OSError: it found no other weights.
+    """
+    try:
+        yield {} if pickles else {"use_safetensors": True}
+    except OSError as error:
+        found = [] if pickles else sorted(file for end in PICKLES for file in source.rglob(f"*{end}"))
+        if not found:
+            raise
+        raise OSError(
+            f"its weights are pickles such as {found[0]}, which run what they hold and are not read; convert them "
+            f"to safetensors, or pass {switch} if you trust them"
+        ) from error
 
 
 @torch.no_grad()
@@ -67,8 +83,3 @@ def read_in(modules: Iterable[nn.Module], device: torch.device, show: bool = Fal
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-def modules_of(pipe: Any) -> dict[str, nn.Module]:
-    """The modules of a pipeline by name, those that it lists as components alone."""
-    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}

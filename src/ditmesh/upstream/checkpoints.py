@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock, get_ident
 from typing import Any, Self
 from unittest.mock import patch
 
 import safetensors.torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, modeling_utils
 
@@ -18,6 +20,8 @@ from ditmesh.upstream.unread import Unread, Weight, weights_of
 
 # Buffers that older checkpoints hold and newer models work out.
 WORKED_OUT = ("position_ids", "rotary_emb.inv_freq")
+
+_one_at_a_time = RLock()
 
 
 class UnreadFile:
@@ -62,13 +66,27 @@ class UnreadSlice:
 
 @contextmanager
 def unread_files() -> Iterator[None]:
-    """What the libraries load inside is unread, until somebody needs the numbers. Nothing else may load meanwhile."""
+    """What this thread loads inside is unread, until somebody needs the numbers. Others that want that wait.
 
-    def load_file(file: Any, device: Any = "cpu") -> dict[str, Tensor]:
+    The libraries take no reader of files, so what they read with stands aside meanwhile: it stays what it was for all
+    other threads.
+    """
+    here = get_ident()
+
+    def open_all(file: Any, device: Any = "cpu") -> dict[str, Tensor]:
+        if get_ident() != here:
+            return load_file(file, device=device)
         opened = UnreadFile(file)
         return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
 
-    with patch.object(safetensors.torch, "load_file", load_file), patch.object(modeling_utils, "safe_open", UnreadFile):
+    def open_file(*args: Any, **kwargs: Any) -> Any:
+        return (UnreadFile if get_ident() == here else safe_open)(*args, **kwargs)
+
+    with (
+        _one_at_a_time,
+        patch.object(safetensors.torch, "load_file", open_all),
+        patch.object(modeling_utils, "safe_open", open_file),
+    ):
         yield
 
 

@@ -107,12 +107,14 @@ class Unread(Tensor):
         kwargs = kwargs or {}
         if func._schema.is_mutable:
             return _change(func, args, kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:  # in the order in which it was asked for
+            return func(*tree_map(read, args), **tree_map(read, kwargs))
         if func.overloadpacket in BLANKS:
             return func(*tree_map(_form, args), **({"device": args[0].device} | kwargs))
         try:
             on_meta = {"device": "meta"} if kwargs.get("device") else {}
             form = func(*tree_map(_form, args), **(tree_map(_form, kwargs) | on_meta))
-        except (RuntimeError, NotImplementedError):  # what comes out depends on the numbers
+        except RuntimeError:  # what comes out depends on the numbers
             return func(*tree_map(read, args), **tree_map(read, kwargs))
         device = kwargs.get("device") or next(x for x in tree_leaves((args, kwargs)) if isinstance(x, Unread)).device
         forms = iter(range(len(tree_leaves(form))))

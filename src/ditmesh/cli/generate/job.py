@@ -52,6 +52,7 @@ def describe_job(options: Options, world: World) -> Job:
         cache=asked_cache(options, file, example, len(facts.transformers), call.get("num_inference_steps")),
         kernel=kernel,
         quantized=find_quantization(options.quantize, options.quantized_text, facts.components, "--quantize"),
+        allow_pickle=options.allow_pickle,
         tuning=Tuning(options.compile, options.vae_slicing, options.vae_tiling, asked_offload(options)),
         noise_device=options.generator_device,
     )

@@ -66,6 +66,7 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     disable_fuse_lora: bool = switch(MODEL, "Keep LoRA weights beside the model's.", "--disable-fuse-lora")
     quantize: Text = option(MODEL, WHAT, "--quantize KIND")
     quantized_text: bool = switch(MODEL, "Quantize the text encoders likewise.", "--quantized-text")
+    allow_pickle: bool = switch(MODEL, "Read weights from pickles too, which run what they hold.", "--allow-pickle")
     attn: Text = option(MODEL, "Attention kernel, as diffusers names it: native, flash ...", "--attn NAME")
 
     parallel: Text = option(LAYOUT, DEGREES, "--parallel, --parallel-type LAYOUT")

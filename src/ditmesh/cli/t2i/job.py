@@ -109,6 +109,7 @@ def job_of(
         cache=choose_cache(example, len(facts.transformers), steps, flag=FLAGS.cache) if cached else None,
         kernel=kernel,
         quantized=find_quantization(options.quantize, options.quantized_text, facts.components, "--quantize"),
+        allow_pickle=options.allow_pickle,
         tuning=tuning,
         dtype=options.torch_dtype,
         device=options.device,

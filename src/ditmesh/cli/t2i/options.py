@@ -55,6 +55,7 @@ class BatchOptions(record("Degrees", DEGREES)):
     device: Text = option(MODEL, "cuda or cpu (cuda if there is one).", "--device DEVICE")
     quantize: Text = option(MODEL, HOW, "--quantize KIND")
     quantized_text: bool = switch(MODEL, "Quantize the text encoders likewise.", "--quantized-text")
+    allow_pickle: bool = switch(MODEL, "Read weights from pickles too, which run what they hold.", "--allow-pickle")
     attention_backend: Text = option(MODEL, "Attention kernel, as diffusers names it.", "--attention_backend NAME")
 
     backend: str = option(LAYOUT, BACKENDS, "--backend NAME", default="xdit")
