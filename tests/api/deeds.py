@@ -17,10 +17,18 @@ from peft import LoraConfig
 from torch import Tensor
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
+from ditmesh import ParallelismConfig
 from tests.parallel import text_encoders, vaes
 from tests.transformers import SHAPES, build, forward
 from tests.upstream.test_lora import load, lora
 
+AXES = {  # a layout for each
+    "tp": ParallelismConfig(tp_size=2),
+    "ulysses": ParallelismConfig(ulysses_size=2),
+    "ring": ParallelismConfig(ring_size=2),
+    "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
+    "cfg": ParallelismConfig(cfg_size=2),
+}
 CPU = torch.device("cpu")
 Made = dict[str, Tensor]
 

@@ -11,21 +11,14 @@ from torch import Tensor
 import ditmesh
 from ditmesh import DBCacheConfig, ParallelismConfig
 from ditmesh.upstream.afterwards import COLUMNS, TABLE, Deed, page
-from tests.api.deeds import DEEDS, ELSEWHERE, EXTRAS, Made, Subject, subject
+from tests.api.deeds import AXES, DEEDS, ELSEWHERE, EXTRAS, Made, Subject, subject
 from tests.ranks import Ranks
 from tests.transformers import relative_error
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Already found a `peft_config`", "ignore:Adapter .* was active", "ignore:.*Merge.*lora.*"
 )
-LAYOUTS = {
-    "tp": ParallelismConfig(tp_size=2),
-    "ulysses": ParallelismConfig(ulysses_size=2),
-    "ring": ParallelismConfig(ring_size=2),
-    "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
-    "cfg": ParallelismConfig(cfg_size=2),
-    "shard_weights": ParallelismConfig(cfg_size=2, shard_weights=True),
-}
+LAYOUTS = AXES | {"shard_weights": ParallelismConfig(cfg_size=2, shard_weights=True)}
 OF_PIPELINES = [
     ("enable_sequential_cpu_offload", "shard_weights"),
     ("enable_group_offload", "text encoder"),

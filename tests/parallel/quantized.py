@@ -23,20 +23,13 @@ from ditmesh.parallel.tensor.linears import shard_columns, shard_rows
 from ditmesh.parallel.text_encoder import apply_text_encoder_parallel
 from ditmesh.runtime.shards import Shard
 from ditmesh.upstream.quantized import settled, take_apart
-from tests.api.deeds import made
+from tests.api.deeds import AXES, made
 from tests.cases.common import positions
 from tests.quantized_kinds import KINDS, quantize
 from tests.transformers import SHAPES, build, forward, relative_error
 from tests.upstream.test_lora import load, lora
 
-LAYOUTS = {
-    "tp": ParallelismConfig(tp_size=2),
-    "ulysses": ParallelismConfig(ulysses_size=2),
-    "ring": ParallelismConfig(ring_size=2),
-    "pp": ParallelismConfig(pp_size=2, num_pipeline_patch=1),
-    "cfg": ParallelismConfig(cfg_size=2),
-    "text encoder": None,
-}
+LAYOUTS: dict[str, ParallelismConfig | None] = AXES | {"text encoder": None}
 TOKENS = ("ulysses", "ring", "cfg")  # what leaves a rank some of the tokens of a call
 CUT = ("tp", "text encoder")
 BLOCKS = "what a rank keeps of a linear's inputs has to be whole blocks; a size that cuts one apart is refused."

@@ -30,11 +30,12 @@ MOVERS = ("accelerate.", "diffusers.loaders.", "peft.tuners.")
 def keep_share(module: nn.Module, undo: ExitStack, **whole: Callable[[Tensor], Tensor]) -> None:
     """Say what makes a rank's share of a module's parameters whole; of a share of a share, the outer one first."""
     held = vars(module).get(SHARES, {})
-    both = {name: _after(outer, held[name]) if name in held else outer for name, outer in whole.items()}
+    both = {name: after(outer, held[name]) if name in held else outer for name, outer in whole.items()}
     override(module, SHARES, held | both, undo)
 
 
-def _after(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def after(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """One change of a weight, and then another."""
     return lambda x: second(first(x))
 
 

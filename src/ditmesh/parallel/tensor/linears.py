@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard, fits
 from ditmesh.upstream.modules import parameter
 from ditmesh.upstream.quantized import Inputs, grain_of, inputs_of, narrowed, seat, settled, shape_of, widened
-from ditmesh.upstream.saving import keep_share
+from ditmesh.upstream.saving import after, keep_share
 
 KERNEL = 16  # of what the width has to be a multiple for kernels of eight bits
 
@@ -85,7 +84,7 @@ def cut_rows(linear: nn.Linear, shard: Shard, undo: ExitStack) -> None:
     whole, share = shard.restorer(settled(linear).weight), shard.cut(linear.weight)
     if (inputs := inputs_of(linear)) is not None:
         share, narrow = _wide(linear, share, inputs, shard.mesh, undo)
-        whole = partial(_after, narrow, whole)
+        whole = after(narrow, whole)
     keep_share(linear, undo, weight=whole, bias=lambda x: all_reduce(x.clone(), shard.mesh))
     _set_weights(linear, share, bias)
 
@@ -118,10 +117,6 @@ def _wide(
 
     undo.callback(linear.register_forward_pre_hook(add_extremes).remove)
     return widened(share, added), lambda weight: narrowed(weight, width)
-
-
-def _after(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return second(first(x))
 
 
 def _set_weights(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
