@@ -82,6 +82,7 @@ def test_without_a_layout_it_is_only_loaded(tiny: Path) -> None:
     assert type(pipe) is FluxPipeline
     want = FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16)
     lean.assert_same(pipe.transformer, want.transformer)
+    assert ditmesh.from_pretrained(folder, use_safetensors=True).vae is not None
     with pytest.raises(ValueError, match="not enabled"):
         ditmesh.disable_cache(pipe)
 
@@ -123,6 +124,7 @@ def test_pickles_are_read_whole_if_they_are_trusted(ranks: Ranks, tiny: Path, tm
     ("given", "why"),
     [
         ({"device_map": "balanced"}, "device_map: diffusers would place"),
+        ({"use_safetensors": False}, "asks for pickles"),
         ({"parallelism_config": ParallelismConfig(tp_size=2)}, "needs 2 ranks and this job has 1"),
         ({"lora": "/nowhere"}, "/nowhere cannot be loaded"),
         ({"cache_config": DBCacheConfig()}, "Fn_compute_blocks=8 .* are more than the 4 blocks"),

@@ -38,7 +38,7 @@ def load_pipeline(kind: Any, source: str, pickles: bool, switch: str = "allow_pi
         ValueError: a file is missing, cut off, of another model, or a pickle although none is allowed.
     """
     with told_in_a_line(source), safetensors_alone(Path(source), pickles, switch) as files:
-        pipe = kind.from_pretrained(source, **files, **kwargs)
+        pipe = kind.from_pretrained(source, **kwargs | files)
     check_complete(components(pipe))
     return pipe
 
