@@ -144,7 +144,7 @@ def from_pretrained(
         raise ValueError("device_map: diffusers would place the weights itself; pass device, or a parallelism_config.")
     if kwargs.get("use_safetensors") is False and not allow_pickle:
         raise ValueError(
-            "use_safetensors=False asks for pickles, which run what they hold; pass allow_pickle=True too."
+            "use_safetensors=False asks for pickles, which can run anything; pass allow_pickle=True too."
         )
     asked = (cache_config, calibrator_config, params_modifiers, parallelism_config, attention_backend)
     target = torch.device(device or device_type())
