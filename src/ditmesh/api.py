@@ -140,12 +140,7 @@ def from_pretrained(
     Raises:
         ValueError: what ``enable_cache`` refuses, or files that are missing, cut off or of another model.
     """
-    if "device_map" in kwargs:
-        raise ValueError("device_map: diffusers would place the weights itself; pass device, or a parallelism_config.")
-    if kwargs.get("use_safetensors") is False and not allow_pickle:
-        raise ValueError(
-            "use_safetensors=False asks for pickles, which can run anything; pass allow_pickle=True too."
-        )
+    _check_given(allow_pickle, **kwargs)
     asked = (cache_config, calibrator_config, params_modifiers, parallelism_config, attention_backend)
     target = torch.device(device or device_type())
     with _in_step(parallelism_config):
@@ -155,6 +150,13 @@ def from_pretrained(
                 enable_cache(pipe, *asked)
         read_in(components(pipe).values(), target, show=leads())
     return pipe if target.type == "cpu" else pipe.to(target)
+
+
+def _check_given(allow_pickle: bool, **given: Any) -> None:
+    if "device_map" in given:
+        raise ValueError("device_map: diffusers would place the weights itself; pass device, or a parallelism_config.")
+    if given.get("use_safetensors") is False and not allow_pickle:
+        raise ValueError("use_safetensors=False asks for pickles, which can run anything; pass allow_pickle=True too.")
 
 
 def disable_cache(pipe_or_adapter: Pipeline) -> Pipeline:
