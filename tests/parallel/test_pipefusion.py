@@ -102,6 +102,7 @@ def test_disable_gives_every_rank_its_weights_back(ranks: Ranks, name: str, layo
 WHOLE = ("nucleus_moe_image", "wan_animate", "anyflow_far", "wan_animate2")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_after_the_same_step_is_exact_in_patches(ranks: Ranks, name: str) -> None:
     """What is remembered is then what is computed: whatever is out of place, or missing, shows."""
