@@ -4,8 +4,10 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # ranks inherit it; two ranks on two cores must not fight over them
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,9 +95,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case "sample":
             for cells in tests.values():
                 if cells[0].get_closest_marker("matrix"):
-                    kept = sample([cell.callspec.params for cell in cells], config.getoption("--sample-seed"))
-                    left_out += [cell for number, cell in enumerate(cells) if number not in kept]
+                    drawn = sample([cell.callspec.params for cell in cells], config.getoption("--sample-seed"))
+                    left_out += [cell for number, cell in enumerate(cells) if number not in drawn]
         case _:
             pass
     config.hook.pytest_deselected(items=list(dict.fromkeys(left_out)))
-    items[:] = [item for item in items if item not in set(left_out)]
+    kept = set(items) - set(left_out)
+    items[:] = [item for item in longest_first(items) if item in kept]
+
+
+def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """File by file, those with the most to do first: workers take files in turn, and none is to begin a long one last.
+
+    A test that is marked slow is as long as some twenty others.
+    """
+    length = Counter[Path]()
+    for item in items:
+        length[item.path] += 20 if item.get_closest_marker("slow") else 1
+    return sorted(items, key=lambda item: (-length[item.path], item.path))

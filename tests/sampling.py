@@ -1,8 +1,8 @@
 """Which cells of the large matrices of tests run: all of them, or a sample that holds whatever differs.
 
 A test marked ``matrix`` has one case for each model and each of something else, a layout mostly. A sample of it has
-every model, every other value, and every fact that sheets state (`Fused`, `Split` with a mask, ...) beside every such
-value: at least one cell of each, by models and cells that the seed draws. Tests without the mark always run.
+every model, everything else, and every fact that sheets state (`Fused`, `Split` with a mask, ...) beside every layout
+and every shape: at least one cell of each, and the seed draws which. Tests without the mark always run.
 """
 
 import importlib
@@ -40,7 +40,7 @@ def shows(cell: Mapping[str, object]) -> set[tuple[object, ...]]:
     """What a cell of these parameters is an example of; ``name`` is its model, or a "model:variant"."""
     model = str(cell["name"]).partition(":")[0]
     others = {(key, str(value)) for key, value in cell.items() if key != "name"}
-    return {("name", model), *others, *((fact, *other) for fact in facts_of(model) for other in others)}
+    return {("name", model), tuple(sorted(others)), *((fact, *one) for fact in facts_of(model) for one in others)}
 
 
 def sample(cells: Iterable[Mapping[str, object]], seed: int) -> list[int]:
