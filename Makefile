@@ -73,6 +73,7 @@ $(NEWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(INSTALL) '$(TORCH)'
 	$(NEWEST)/bin/python $(INSTALL) --upgrade diffusers transformers peft accelerate safetensors huggingface_hub
+	$(NEWEST)/bin/python $(INSTALL) --upgrade torchao bitsandbytes optimum-quanto gguf
 	$(NEWEST)/bin/python $(INSTALL) ftfy sentencepiece protobuf imageio imageio-ffmpeg scikit-image typer pydantic pyyaml
 	$(NEWEST)/bin/python $(INSTALL) pytest pytest-timeout hypothesis
 	$(NEWEST)/bin/python $(INSTALL) --no-deps -e .
