@@ -113,6 +113,7 @@ def walk(column: str, names: list[str], folder: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_model_before_and_after(ranks: Ranks, tmp_path: Path, column: str) -> None:
     names = [name for name in EXTRAS.get(column, DEEDS) if name != "compile" or column in EXTRAS]
@@ -120,6 +121,7 @@ def test_a_model_before_and_after(ranks: Ranks, tmp_path: Path, column: str) -> 
         assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["pp", "shard_weights"])
 def test_a_whole_compiled_transformer(ranks: Ranks, tmp_path: Path, column: str) -> None:
     for wrong in ranks.run(walk, 2, column, ["compile"], tmp_path):
