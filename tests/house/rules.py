@@ -74,7 +74,18 @@ LIGHT_JOB = (
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
-OF_SUPERVISOR = ("__init__", "requests", "engine", "supervisor", "books", "seat", "line", "messages", "local")
+OF_SUPERVISOR = (
+    "__init__",
+    "requests",
+    "engine",
+    "supervisor",
+    "books",
+    "seat",
+    "line",
+    "messages",
+    "local",
+    "process",
+)
 LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
