@@ -42,7 +42,7 @@ class LocalEngine:
         if gpus and len(own) < size:
             most = len(gpus) // size
             raise NoRoom(
-                f"{replica + 1} replicas of {job.layout} need {(replica + 1) * size} GPUs, and {len(gpus)} can be seen; "
+                f"{replica + 1} replicas of {job.layout} need {(replica + 1) * size} GPUs, and there are {len(gpus)}; "
                 f"{f'ask for {most} replicas' if most else 'name a smaller layout'}, or check CUDA_VISIBLE_DEVICES.",
                 for_good=True,
             )

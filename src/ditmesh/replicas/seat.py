@@ -99,7 +99,7 @@ class Seat:
         elif isinstance(said, Ready):
             self.no_previews = said.no_previews
             self.ready.add(rank)
-            if len(self.ready) == self.size:
+            if len(self.ready) == self.size and self.state == "loading":
                 self.ever_ready = True
                 self.become("idle")
         elif isinstance(said, Drawn | NotDrawn | Left):
