@@ -37,7 +37,7 @@ def commands(text: str) -> list[list[str]]:
 def test_every_command_is_one_of_ours() -> None:
     service = recipes("ini")[0]
     texts = [*recipes("bash"), re.search(r"ExecStart=(.*)", service)[1]]  # pyright: ignore
-    pods = list(yaml.safe_load_all(recipes("yaml")[0]))[0]["spec"]["leaderWorkerTemplate"]
+    pods = next(iter(yaml.safe_load_all(recipes("yaml")[0])))["spec"]["leaderWorkerTemplate"]
     texts += [pods["leaderTemplate"]["spec"]["containers"][0]["args"][0]]
     found = [words for text in texts for words in commands(text)]
     assert [words[0] for words in found].count("serve") >= 3
