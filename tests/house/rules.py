@@ -25,8 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"flow", "cache", "loading"},
     "face": {"api", "cache", "config", "spec"},
     "job": GROUND | {"api", "loading", "face"},
-    "batch": {"job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "job", "api", "face"},
+    "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
+    "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
+    "cli": GROUND | {"batch", "replicas", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -73,6 +74,19 @@ LIGHT_JOB = (
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
+OF_SUPERVISOR = (
+    "__init__",
+    "requests",
+    "engine",
+    "supervisor",
+    "books",
+    "seat",
+    "line",
+    "messages",
+    "local",
+    "process",
+)
+LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 
@@ -83,6 +97,8 @@ MAY_NAME_CLASSES = MAY_TOUCH | {"cli/examples"}
 ASKING = {"hasattr", "getattr", "setattr", "delattr", "vars", "dir"}
 ASKING_PER_THOUSAND_LINES = 1
 BROAD_EXCEPT_ALLOWED = {
+    "replicas/drawing.py",  # the same
+    "replicas/rank.py",  # whatever keeps a rank from loading, the supervisor has to know
     "batch/drawing.py",  # whatever a prompt makes the pipeline raise costs that prompt alone, or ends the job
 }
 JUNK_DRAWERS = {"utils", "util", "helpers", "common", "misc"}
