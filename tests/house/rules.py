@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"flow", "cache", "loading"},
     "face": {"api", "cache", "config", "spec"},
     "job": GROUND | {"api", "loading", "face"},
+    "planner": GROUND | {"job", "api", "loading"},
     "batch": {"job", "api", "face", "runtime", "upstream"},
     "cli": GROUND | {"batch", "job", "api", "face"},
     "generate": {"cli"},
