@@ -13,9 +13,9 @@ import ditmesh
 from ditmesh import DBCacheConfig
 from ditmesh.job.caching import Cached
 from ditmesh.job.description import Job
-from ditmesh.planner.counting import COLLECTIVES
 from ditmesh.planner.rehearsal import rehearse, weights_of
 from ditmesh.planner.workload import Workload
+from ditmesh.upstream.operators import COLLECTIVES
 from tests.counting import CommunicationCounter
 from tests.planner.jobs import job
 from tests.ranks import Ranks
