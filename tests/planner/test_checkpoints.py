@@ -15,7 +15,8 @@ from ditmesh.planner.rehearsal import rehearse
 from ditmesh.upstream.hollow_models import build_hollow, class_of
 
 BILLIONS = {
-    "FLUX.1-dev": 11.9, "FLUX.1-schnell": 11.9, "FLUX.2-dev": 32.2, "FLUX.2-klein-4B": 3.88, "FLUX.2-klein-base-4B": 3.88,
+    "FLUX.1-dev": 11.9, "FLUX.1-schnell": 11.9, "FLUX.2-dev": 32.2, "FLUX.2-klein-4B": 3.88,
+    "FLUX.2-klein-base-4B": 3.88,
     "FLUX.2-klein-9B": 9.08, "FLUX.2-klein-base-9B": 9.08, "Qwen-Image": 20.4, "Qwen-Image-2512": 20.4,
     "Qwen-Image-Edit": 20.4, "Qwen-Image-Edit-2509": 20.4, "Z-Image": 6.15, "Z-Image-Turbo": 6.15,
     "stable-diffusion-3.5-large": 8.06, "PixArt-Sigma-XL-2-1024-MS": 0.61, "Wan2.1-T2V-14B-Diffusers": 14.3,

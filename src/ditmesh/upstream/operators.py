@@ -14,15 +14,6 @@ COLLECTIVES = {
 }
 # Where the two factors are among the arguments.
 PRODUCTS = {"mm": 0, "bmm": 0, "_int_mm": 0, "_scaled_mm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}
-    "mm": 0,
-    "bmm": 0,
-    "_int_mm": 0,
-    "_scaled_mm": 0,
-    "dot": 0,
-    "mv": 0,
-    "addmm": 1,
-    "baddbmm": 1,
-}  # first factor
 ATTENTION = ("_scaled_dot_product", "_flash_attention", "_efficient_attention")
 CONVOLUTIONS = ("convolution", "_convolution")
 # These run no kernel.
