@@ -16,6 +16,7 @@ from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
 from ditmesh.job.load import share_out
+from ditmesh.job.quantization import KINDS
 from ditmesh.pipeline import components
 from ditmesh.planner.building import build_part, build_pipeline
 from ditmesh.planner.phases import ENCODE, STEP, Recorder, phases
@@ -68,7 +69,16 @@ def _build(job: Job) -> Any:
 
 
 def _change(pipe: Any, job: Job) -> tuple[str, ...]:
-    """What is done to a pipeline before it is shared out; returns what is not counted."""
+    """What is done to a pipeline before it is shared out; returns what is not counted.
+
+    Raises:
+        ValueError: weights that cannot be quantized without their numbers.
+    """
+    if job.quantized and KINDS[job.quantized.kind] == "bitsandbytes":
+        raise ValueError(
+            f"{job.quantized.kind}: bitsandbytes makes such weights of numbers, which a plan does not read; plan int8, "
+            f"which is no smaller, or measure it: ditmesh bench."
+        )
     for name in job.quantized.components if job.quantized else ():
         quantize_linears(pipe.components[name], job.quantized.kind if job.quantized else "")
     if job.tuning.vae_tiling:
