@@ -60,7 +60,7 @@ def test_what_is_held_and_sent(ranks: Ranks, tmp_path: Path) -> None:
     jobs = [job(name, layout, tmp_path, extras, **options) for name, layout, extras, options in WAYS]
     real = ranks.run(in_truth, 2, jobs)
     for number, one in enumerate(jobs):
-        for rank in range(2) if one.layout.cfg_size == 1 else (0,):
+        for rank in range(2):
             weights, sent = real[rank][number]
             found, predicted = said(rehearse(one, rank))
             assert found == weights, WAYS[number]

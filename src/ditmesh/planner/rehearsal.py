@@ -33,7 +33,7 @@ EVERY_STEP = {"residual_diff_threshold": 1.0}
 
 
 def rehearse(job: Job, rank: int) -> Workload:
-    """What a rank of a job does for one call.
+    """What a rank of a job does for one call; those of other branches and replicas do what those of the first do.
 
     Raises:
         ValueError: the job cannot run so; or nobody can know what it does without its weights.
@@ -45,7 +45,8 @@ def rehearse(job: Job, rank: int) -> Workload:
         recorder = Recorder(job.layout)
         for name, part in components(pipe).items():
             _follow(recorder, name, part, undo)
-        undo.enter_context(alone(rank, max(job.layout.world_size, 1)))
+        first = rank % (job.layout.world_size // job.layout.dp_size // job.layout.cfg_size)
+        undo.enter_context(alone(first, job.layout.world_size))
         # Which kernel attends changes none of what is counted here, and not all of them are on a CPU.
         share_out(pipe, replace(job, kernel=None, cache=job.cache and _always(job.cache)))
         weights = weights_of(pipe)
