@@ -25,9 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"flow", "cache", "loading"},
     "face": {"api", "cache", "config", "spec"},
     "job": GROUND | {"api", "loading", "face"},
+    "planner": GROUND | {"job", "api", "loading", "face"},
     "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
     "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "replicas", "job", "api", "face"},
+    "cli": GROUND | {"batch", "replicas", "planner", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
