@@ -25,8 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"flow", "cache", "loading"},
     "face": {"api", "cache", "config", "spec"},
     "job": GROUND | {"api", "loading", "face"},
+    "planner": GROUND | {"job", "api", "loading", "face"},
     "batch": {"job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "job", "api", "face"},
+    "cli": GROUND | {"batch", "planner", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -72,6 +73,7 @@ LIGHT_JOB = (
     "weights",
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
+LIGHT_FILES |= {f"planner/{name}.py" for name in ("hardware", "workload")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
