@@ -1,6 +1,6 @@
 """Measure the messages between the ranks of this job, in groups of every size, all groups at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, log2
@@ -67,9 +67,7 @@ def measure_links(seconds: Seconds, world: int, device: torch.device) -> list[Me
     """Every kind of message at every level; all ranks call this."""
     found: list[Measured] = []
     for inner, ranks in pairwise([1, *levels(world)]):
-        mesh = start_mesh(
-            ParallelismConfig(dp_size=world // ranks, ring_size=ranks // inner, ulysses_size=inner)
-        )
+        mesh = start_mesh(ParallelismConfig(dp_size=world // ranks, ring_size=ranks // inner, ulysses_size=inner))
         group = mesh.along("ring", "ulysses")
         for name, (message, part) in MESSAGES.items():
             axis = mesh["ring"] if name == "pair" else group
@@ -80,7 +78,7 @@ def measure_links(seconds: Seconds, world: int, device: torch.device) -> list[Me
     return found
 
 
-def links(measured: list[Measured]) -> tuple[Link, ...]:
+def links(measured: Sequence[Measured]) -> tuple[Link, ...]:
     """What joins the ranks, from the inside out; of several measurements of a way the best counts."""
     found: list[Link] = []
     for ranks in dict.fromkeys(one.ranks for one in measured):

@@ -1,4 +1,4 @@
-"""Measure what the ranks of this job can do, all at once as in a layout: arithmetic, memory, and the links between them.
+"""Measure what the ranks of this job can do, all at once as in a layout: arithmetic, memory, and their links.
 
 What is noted is what was reached, so nothing is lost beside it. On a CPU the sizes are those of small models, whose
 matrices reach less than large ones.
@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ditmesh.planner.hardware import THIS, Hardware
+from ditmesh.planner.hardware import THIS, Hardware, Link
 from ditmesh.planner.links import Measured, links, measure_links
 from ditmesh.runtime.mesh import world_size
 from ditmesh.upstream.kernels import native
@@ -83,7 +82,7 @@ class Clock:
     def _largest(self, number: float) -> float:
         told = torch.tensor([number], dtype=torch.float64)
         if dist.is_initialized():
-            dist.all_reduce(told, dist.ReduceOp.MAX)  # pyright: ignore[reportUnknownMemberType]
+            dist.all_reduce(told, dist.ReduceOp.MAX)
         return told.item()
 
 
@@ -145,9 +144,7 @@ def measure(device: torch.device, program: Callable[[], object], operators: int)
         peaks={dtype: max(matmul(sizes.peak, dtype), matmul(sizes.matmul, dtype)) for dtype in sizes.dtypes},
         matmul={dtype: matmul(sizes.matmul, dtype) for dtype in sizes.dtypes},
         attention=rate(4 * prod(sizes.attention) * sizes.attention[2], lambda: native(q, q, q, None, None)),
-        convolution=rate(
-            18 * batch * channels**2 * height * width, lambda: F.conv2d(picture, kernel, padding=1)
-        ),
+        convolution=rate(18 * batch * channels**2 * height * width, lambda: F.conv2d(picture, kernel, padding=1)),
         copy=2 * sizes.copied / clock.seconds(lambda: target.copy_(source)),
         to_device=to_device,
         to_host=to_host,
@@ -168,7 +165,7 @@ def entry(rates: Rates, source: str) -> Hardware:
         memory=rates.memory,
         rates=rates.peaks,
         bandwidth=rates.copy,
-        links=links(list(rates.links)),
+        links=links(rates.links) or (Link(1, rates.copy, rates.launch),),
         context=rates.context,
         efficiency={
             "matmul": rates.matmul[dtype] / peak,
@@ -194,9 +191,11 @@ def _across(clock: Clock) -> tuple[float, float]:
         return 0.0, 0.0
     host = torch.zeros(ACROSS // 4, pin_memory=True)
     there = torch.zeros(ACROSS // 4, device=clock.device)
-    return tuple(
-        ACROSS / clock.seconds(lambda a=a, b=b: a.copy_(b, non_blocking=True)) for a, b in ((there, host), (host, there))
-    )
+
+    def rate(target: Tensor, source: Tensor) -> float:
+        return ACROSS / clock.seconds(lambda: target.copy_(source, non_blocking=True))
+
+    return rate(there, host), rate(host, there)
 
 
 def _memory(device: torch.device) -> int:

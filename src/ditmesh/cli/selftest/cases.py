@@ -1,15 +1,28 @@
 """What a self-test of so many ranks shows: every axis on every pipeline, every hybrid on one of them in turn."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import resources
 from itertools import cycle, product
 from math import prod
+from pathlib import Path
+from typing import Any
 
+import yaml
+
+import ditmesh
 from ditmesh import ParallelismConfig
+from ditmesh.checks import check_layout
 from ditmesh.config import AXES
 from ditmesh.config.parallelism import SINGLE
 
-DEMO = "demo"
+DEMO, FOLDER = "demo", Path(ditmesh.__file__).parent / "demo_model"
+PIPELINES: dict[str, Any] = {  # tiny ones, which admit every layout of their ranks
+    name: facts
+    for name, facts in yaml.safe_load(resources.files(__package__).joinpath("pipelines.yaml").read_text()).items()
+    if not name.startswith(".")
+}
 KERNELS = {  # of one rank, by device, with the dtype it takes
     "cpu": {"native": "float32", "_native_math": "float32"},
     "cuda": {
@@ -28,6 +41,7 @@ class Case:
     Attributes:
         shared: the text encoders and the VAE are shared out too.
         cached: a cache is enabled, at the threshold that caches no step.
+        patched: stages run patches after a first step, which is not exact: drawn twice, the pictures have to be equal.
     """
 
     pipeline: str
@@ -37,10 +51,12 @@ class Case:
     shared: bool = False
     shard_weights: bool = False
     cached: bool = False
+    patched: bool = False
 
     @property
     def title(self) -> str:
         told = {"text encoders, VAE": self.shared, "shard_weights": self.shard_weights, "exact cache": self.cached}
+        told["patches, twice"] = self.patched
         return " + ".join([self.layout, *([self.kernel] if self.kernel else []), *(x for x in told if told[x])])
 
     def __str__(self) -> str:
@@ -56,26 +72,23 @@ def layouts(ranks: int) -> list[str]:
         [size for size in range(1, ranks + 1) if ranks % size == 0 and size <= (axis.most or ranks)]
         for axis in AXES.values()
     ]
-    fitting = (sizes for sizes in product(*degrees) if prod(sizes) == ranks)
-    found = [ParallelismConfig(**{f"{axis}_size": size for axis, size in zip(AXES, x, strict=True)}) for x in fitting]
-    return [str(layout) for layout in sorted(found, key=lambda x: sum(size > 1 for size in x.sizes.values()))]
+    fitting = (dict(zip(AXES, sizes, strict=True)) for sizes in product(*degrees) if prod(sizes) == ranks)
+    found = [".".join(f"{axis}{size}" for axis, size in x.items() if size > 1) for x in fitting]
+    return sorted(found, key=lambda layout: layout.count("."))
 
 
-def cases(ranks: int, device_type: str, tiny: tuple[str, ...]) -> list[Case]:
-    """All cases of so many ranks, what tells most first.
-
-    Args:
-        tiny: the tiny pipelines; they admit every layout of these ranks.
-    """
+def cases(ranks: int, device_type: str) -> list[Case]:
+    """All cases of so many ranks, what tells most first."""
+    tiny = list(PIPELINES)
     found = [Case(tiny[0], kernel=name, dtype=dtype) for name, dtype in KERNELS[device_type].items()]
     found += [Case(name, cached=True) for name in (DEMO, *tiny)]
     return found + (list(_spread(ranks, device_type, tiny)) if ranks > 1 else [])
 
 
-def _spread(ranks: int, device_type: str, tiny: tuple[str, ...]) -> Iterator[Case]:
+def _spread(ranks: int, device_type: str, tiny: list[str]) -> Iterator[Case]:
     along = [layout for layout in layouts(ranks) if "." not in layout]
     yield from (Case(name, layout) for layout in along for name in tiny)
-    yield from (Case(DEMO, layout) for layout in along)
+    yield from (Case(DEMO, layout) for layout in along if _suits_demo(layout))
     sequences = [f"ulysses{ranks}", f"ring{ranks}"]
     yield from (Case(name, f"tp{ranks}", shared=True) for name in tiny)
     turn = cycle(tiny)
@@ -83,7 +96,17 @@ def _spread(ranks: int, device_type: str, tiny: tuple[str, ...]) -> Iterator[Cas
         yield Case(next(turn), layout, shard_weights=True)
         yield Case(next(turn), layout, cached=True)
     yield Case(next(turn), f"tp{ranks}", cached=True)
+    yield Case(next(turn), f"pp{ranks}", patched=True)
     yield from (replace(Case(tiny[0], sequences[1]), kernel=k, dtype=d) for k, d in KERNELS[device_type].items())
     if device_type == "cuda":
         yield from (Case(next(turn), layout, "bfloat16") for layout in along)
     yield from (Case(next(turn), layout, shared="dp" not in layout) for layout in layouts(ranks) if "." in layout)
+
+
+def _suits_demo(name: str) -> bool:
+    config, layout = json.loads((FOLDER / "transformer" / "config.json").read_text()), ParallelismConfig.parse(name)
+    try:
+        check_layout(layout, config["_class_name"], config)
+    except ValueError:
+        return False
+    return layout.pp_size <= config["num_layers"] + config["num_single_layers"]

@@ -20,6 +20,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TIME_OVER = "the time was over"
 FRAMES, LINES = 4, 8  # of each rank, where it was and what it said last
 FRAME = re.compile(r'File "(?:.*/(?:site-packages|src)/)?(\S+)", line (\d+) in (\S+)')
+MAIN = "cli/selftest/rank.py"  # in the thread that works
 RAN_DOWN = "Timeout ("  # as faulthandler says it
 # Where a rank is that waits for another one.
 WAITING = re.compile(r"ditmesh/(runtime/(collectives|gang)|cli/selftest/tasks)\.py|torch/distributed/")
@@ -107,7 +108,7 @@ def _why(words: str, folder: Path, nproc: int) -> str:
 def _whereabouts(rank: int, note: str) -> Iterator[str]:
     """In which function a rank was, and whether it waited there for others."""
     threads = [FRAME.findall(thread) for thread in note.split("\n\n")]
-    frames = next((x for x in threads if any(RANK.rpartition(".")[2] in path for path, *_ in x)), [])
+    frames = next((x for x in threads if any(path.endswith(MAIN) for path, *_ in x)), [])
     if frames:
         ours = [f"{path}:{line} {name}" for path, line, name in frames if path.startswith("ditmesh/")]
         state = "waited" if any(WAITING.search(path) for path, *_ in frames[:FRAMES]) else "was silent"

@@ -1,4 +1,4 @@
-"""What a bug report has to say of a machine: versions, devices, how they are joined, variables that matter."""
+"""What a bug report has to say of a machine: versions, devices, how they are joined."""
 
 import os
 import platform
@@ -9,12 +9,11 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from torch.cuda import nccl
 
 import ditmesh
 from ditmesh.runtime.launch import cores
 
-PREFIXES = ("CUDA_", "DG_XDIT_", "DITMESH_", "GLOO_", "HIP_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "RCCL_")
-PREFIXES += ("ROCR_", "TORCH_", "TRANSFORMERS_", "DIFFUSERS_")
 SECONDS = 10  # for another program to answer
 
 
@@ -30,15 +29,14 @@ def facts(device: torch.device) -> dict[str, str]:
     }
     if device.type == "cuda":
         told |= of_gpus()
-    names = sorted(name for name in os.environ if name.startswith(PREFIXES))
-    return told | {"variables": "\n".join(f"{name}={os.environ[name]}" for name in names) or "none that matter"}
+    return told
 
 
 def of_gpus() -> dict[str, str]:
     count = range(torch.cuda.device_count())
     named = [torch.cuda.get_device_properties(number) for number in count]
     return {
-        "NCCL": ".".join(map(str, torch.cuda.nccl.version())),
+        "NCCL": ".".join(map(str, nccl.version())),
         "cuDNN": str(torch.backends.cudnn.version()),
         "driver": answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0],
         "devices": "\n".join(

@@ -1,29 +1,21 @@
 """Tiny pipelines of four families, made on the spot: diffusers' own classes, random weights, nothing downloaded."""
 
 from collections.abc import Mapping
-from importlib import resources
 from math import lcm, sqrt
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-import yaml
 from torch import nn
 
 import ditmesh
 from ditmesh.cli.examples import find_example
-from ditmesh.cli.selftest.cases import DEMO
+from ditmesh.cli.selftest.cases import DEMO, FOLDER, PIPELINES
 from ditmesh.job.classes import diffusers_class
 
-FOLDER, DEMO_STEPS = Path(ditmesh.__file__).parent / "demo_model", 8
-PIPELINES: dict[str, Any] = {
-    name: facts
-    for name, facts in yaml.safe_load(resources.files(__package__).joinpath("pipelines.yaml").read_text()).items()
-    if not name.startswith(".")
-}
+DEMO_STEPS = 8
 
 
 def call_of(name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ditmesh.runtime.world import World
 
 
 class Notes:
-    """What a rank leaves in the folder of its gang: what it says, where it was, and, if it is the first, the results."""
+    """What a rank leaves in the folder of its gang: what it says, where it was, and the results, if it is the first."""
 
     def __init__(self, folder: Path, world: World):
         self.told = (folder / "results").open("a") if world.rank == 0 else None

@@ -9,11 +9,11 @@ import torch.distributed as dist
 
 from ditmesh import ParallelismConfig
 from ditmesh.api import leave_ranks
-from ditmesh.cli.selftest.cases import Case
+from ditmesh.cli.selftest.cases import PIPELINES, Case
 from ditmesh.cli.selftest.compare import Alone, compare
 from ditmesh.cli.selftest.machine import facts
 from ditmesh.cli.selftest.messages import faults
-from ditmesh.cli.selftest.pipelines import PIPELINES, build, call_of
+from ditmesh.cli.selftest.pipelines import build, call_of
 from ditmesh.job.devices import device_of
 from ditmesh.job.draw import call_pipeline
 from ditmesh.planner.measure import measure
@@ -28,7 +28,7 @@ class Rank:
     def __init__(self, world: World):
         self.world, self.device = world, device_of(world)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.set_grad_enabled(False)  # pyright: ignore[reportUnknownMemberType]
+        torch.set_grad_enabled(False)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if world.size > 1:
@@ -40,7 +40,7 @@ class Rank:
         told = torch.tensor([number], dtype=torch.float64)
         if self.world.size > 1:
             dist.broadcast(told, 0)
-            dist.all_reduce(told, dist.ReduceOp.MAX)  # pyright: ignore[reportUnknownMemberType]
+            dist.all_reduce(told, dist.ReduceOp.MAX)
         return told.item()
 
     def title(self, task: Mapping[str, Any]) -> str:
