@@ -14,7 +14,9 @@ from ditmesh.config.words import either, suggest
 SHIPPED = Path(__file__).with_name("hardware.toml")
 THIS = "this"  # the machine that ditmesh selftest measured
 GIB, GB, MICRO = 2**30, 10**9, 1e-6
-DEVICE_KEYS = ("memory", "bandwidth", "rates", "topology", "source", "context", "launch", "startup", "efficiency")
+DEVICE_KEYS = ("memory", "bandwidth", "rates", "topology", "source", "context", "launch", "startup")
+DEVICE_KEYS += ("efficiency", "cpu")
+MACHINE = re.compile(r"([1-9][0-9]{0,3})[xX*](.+)")
 LEVEL_KEYS = ("ranks", "bandwidth", "latency", "pair")
 
 
@@ -50,6 +52,7 @@ class Hardware:
         efficiency: the fraction of the peak that a program reaches: of "matmul", "attention", "convolution", "memory"
             and "link".
         source: where the numbers are from.
+        is_cpu: weights are float32 there where nobody says otherwise.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Hardware:
     launch: float
     startup: float
     source: str
+    is_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,21 @@ def refuse_others(entry: Mapping[str, object], known: tuple[str, ...], where: st
             raise ValueError(f"{where} has {key!r}; {suggest(key, known)}")
 
 
+def machine(text: str, table: Table | None = None, link: str | None = None) -> tuple[Hardware, int]:
+    """The device, and how many of it, of a text like ``8xL20``.
+
+    Raises:
+        ValueError: it is unknown, or there is no number.
+    """
+    found = MACHINE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no machine; write how many of what, as in 8xL20.")
+    device, devices = hardware(found[2], table, link), int(found[1])
+    if devices > device.links[-1].ranks:
+        raise ValueError(f"{text}: the links of {device.name} are known for {device.links[-1].ranks} at most.")
+    return device, devices
+
+
 def hardware(name: str, table: Table | None = None, link: str | None = None) -> Hardware:
     """The device of that name, as nearly as people write it: ``l20``, ``rtx4090`` and ``A100`` are known too.
 
@@ -136,6 +155,7 @@ def hardware(name: str, table: Table | None = None, link: str | None = None) -> 
     table = read_table() if table is None else table
     found = _find(name, table)
     entry = table.devices[found]
+    own = {**table.defaults, **entry}
     try:
         topology = entry["topology"] if link is None else link
         shape = _topology(topology, table)
@@ -145,13 +165,14 @@ def hardware(name: str, table: Table | None = None, link: str | None = None) -> 
             rates=MappingProxyType({dtype: _positive(entry["rates"], dtype) for dtype in entry["rates"]}),
             bandwidth=_positive(entry, "bandwidth") * GB,
             links=tuple(_level(level) for level in shape["levels"]),
-            context=int(_positive(table.defaults | entry, "context") * GIB),
+            context=int(_positive(own, "context") * GIB),
             efficiency=MappingProxyType(
                 {**table.efficiency, **shape.get("efficiency", {}), **entry.get("efficiency", {})}
             ),
-            launch=_positive(table.defaults | entry, "launch") * MICRO,
-            startup=_positive(table.defaults | entry, "startup") * MICRO,
+            launch=_positive(own, "launch") * MICRO,
+            startup=_positive(own, "startup") * MICRO,
             source=str(entry.get("source", "")),
+            is_cpu=bool(entry.get("cpu", False)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -227,6 +248,7 @@ def write_entry(device: Hardware, path: Path | None = None) -> Path:
             f"launch = {device.launch / MICRO:.6g}\n",
             f"startup = {device.startup / MICRO:.6g}\n",
             f"efficiency = {_inline(device.efficiency)}\n",
+            f"cpu = {str(device.is_cpu).lower()}\n",
             f"source = '{device.source.replace(chr(39), ' ')}'\n",
         )
     )
