@@ -1,0 +1,69 @@
+"""A pipeline made of its configurations: hollow models, its own scheduler, and its tokenizers if their files are here."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditmesh.job.facts import INDEX, read_json
+from ditmesh.planner.words import Words
+from ditmesh.upstream.hollow_models import build_hollow, class_of
+
+TOKENIZERS = ("tokenizer", "processor")
+
+
+def build_pipeline(kind: Any, folder: str, dtype: torch.dtype) -> Any:
+    """A pipeline of a class, of a folder or hub id of which only JSON files are read.
+
+    Raises:
+        ValueError: a file is missing, or a class of a component is not known here.
+    """
+    index = read_json(folder, INDEX)
+    wanted = inspect.signature(kind.__init__).parameters
+    given: dict[str, Any] = {}
+    for name, value in index.items():
+        if name not in wanted:
+            continue
+        match value:
+            case [None, None]:
+                given[name] = None
+            case [str(library), str(class_name)]:
+                given[name] = _component(folder, name, library, class_name, dtype)
+            case _:
+                given[name] = value
+    for name, parameter in wanted.items():
+        if name != "self" and parameter.default is inspect.Parameter.empty and name not in given:
+            given[name] = None
+    return kind(**given)
+
+
+def _component(folder: str, name: str, library: str, class_name: str, dtype: torch.dtype) -> Any:
+    if name.startswith(TOKENIZERS):
+        return _tokenizer(folder, name)
+    kind = class_of(library, class_name)
+    if kind is None:
+        raise ValueError(f"{folder}: {name} is a {class_name}, which the installed {library} does not have; upgrade it.")
+    if name == "scheduler":
+        return kind.from_config(read_json(folder, "scheduler/scheduler_config.json"))
+    if not issubclass(kind, torch.nn.Module):  # what prepares pictures or steers guidance
+        source = Path(folder).expanduser() / name
+        return kind.from_pretrained(str(source)) if source.is_dir() else None
+    return build_hollow(kind, read_json(folder, f"{name}/config.json"), dtype)
+
+
+def _tokenizer(folder: str, name: str) -> Any:
+    """The model's own, or what stands for it."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    source = Path(folder).expanduser() / name
+    facts: Mapping[str, Any] = {}
+    if (source / "tokenizer_config.json").is_file():
+        with suppress(OSError, ValueError, ImportError):
+            auto: Any = AutoProcessor if name.startswith("processor") else AutoTokenizer
+            return auto.from_pretrained(str(source))
+        facts = json.loads((source / "tokenizer_config.json").read_text())
+    return Words(min(facts.get("model_max_length", 512), 1 << 16))
