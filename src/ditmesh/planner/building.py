@@ -46,7 +46,9 @@ def _component(folder: str, name: str, library: str, class_name: str, dtype: tor
         return _tokenizer(folder, name)
     kind = class_of(library, class_name)
     if kind is None:
-        raise ValueError(f"{folder}: {name} is a {class_name}, which the installed {library} does not have; upgrade it.")
+        raise ValueError(
+            f"{folder}: {name} is a {class_name}, which the installed {library} does not have; upgrade it."
+        )
     if name == "scheduler":
         return kind.from_config(read_json(folder, "scheduler/scheduler_config.json"))
     if not issubclass(kind, torch.nn.Module):  # what prepares pictures or steers guidance

@@ -16,9 +16,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ditmesh.planner.counting import Tally
 from ditmesh.planner.hardware import THIS, Hardware, Link
 from ditmesh.planner.links import Measured, links, measure_links
 from ditmesh.runtime.mesh import world_size
+from ditmesh.upstream.hollow import Watch
 from ditmesh.upstream.kernels import native
 
 ROUNDS, SECONDS = 3, 0.04  # rounds, of which the best counts, and seconds of each
@@ -112,13 +114,15 @@ class Rates:
     links: tuple[Measured, ...]
 
 
-def measure(device: torch.device, program: Callable[[], object], operators: int) -> Rates:
+def measure(device: torch.device, program: Callable[[], object]) -> Rates:
     """All rates; all ranks call this.
 
     Args:
-        program: a small model's forward, in which hardly anything is computed.
-        operators: how many kernels it starts.
+        program: a small model's forward, in which hardly anything is computed: its time is that of starting kernels.
     """
+    tally = Tally()
+    with Watch(tally.operator):
+        program()
     clock, sizes = Clock(device), SIZES[device.type]
     own = MODEL_DTYPE[device.type]
     joined = measure_links(clock.seconds, world_size(), device)
@@ -132,6 +136,7 @@ def measure(device: torch.device, program: Callable[[], object], operators: int)
         x, weight = _random((m, k), dtype, device), _random((n, k), dtype, device)
         return rate(2 * m * n * k, lambda: F.linear(x, weight))
 
+    matrices = {dtype: matmul(sizes.matmul, dtype) for dtype in sizes.dtypes}
     q = _random(sizes.attention, own, device)
     picture = _random(sizes.picture, own, device)
     batch, channels, height, width = sizes.picture
@@ -141,14 +146,14 @@ def measure(device: torch.device, program: Callable[[], object], operators: int)
     to_device, to_host = _across(clock)
     return Rates(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        peaks={dtype: max(matmul(sizes.peak, dtype), matmul(sizes.matmul, dtype)) for dtype in sizes.dtypes},
-        matmul={dtype: matmul(sizes.matmul, dtype) for dtype in sizes.dtypes},
+        peaks={dtype: max(matmul(sizes.peak, dtype), matrices[dtype]) for dtype in sizes.dtypes},
+        matmul=matrices,
         attention=rate(4 * prod(sizes.attention) * sizes.attention[2], lambda: native(q, q, q, None, None)),
         convolution=rate(18 * batch * channels**2 * height * width, lambda: F.conv2d(picture, kernel, padding=1)),
         copy=2 * sizes.copied / clock.seconds(lambda: target.copy_(source)),
         to_device=to_device,
         to_host=to_host,
-        launch=clock.seconds(program) / operators,
+        launch=clock.seconds(program) / tally.launches,
         memory=_memory(device),
         context=_context(device),
         links=tuple(joined),
@@ -157,9 +162,9 @@ def measure(device: torch.device, program: Callable[[], object], operators: int)
 
 def entry(rates: Rates, source: str) -> Hardware:
     """The machine as the planner takes it."""
-    dtype = "float32" if rates.device == "CPU" else "bfloat16"
-    peak = rates.peaks[dtype]
     on_host = rates.device == "CPU"  # which computes itself what it starts
+    dtype = MODEL_DTYPE["cpu" if on_host else "cuda"]
+    peak = rates.peaks[dtype]
     return Hardware(
         name=THIS,
         memory=rates.memory,
@@ -177,6 +182,7 @@ def entry(rates: Rates, source: str) -> Hardware:
         launch=rates.launch,
         startup=rates.launch if on_host else 3e-6,
         source=source,
+        is_cpu=on_host,
     )
 
 

@@ -32,7 +32,9 @@ def alone(rank: int, world_size: int) -> Iterator[None]:
     said: list[Any] = []
     tell = dist.broadcast_object_list
 
-    def broadcast_object_list(objects: list[Any], *args: Any, group: Any = None, group_src: Any = None, **_: Any) -> None:
+    def broadcast_object_list(
+        objects: list[Any], *args: Any, group: Any = None, group_src: Any = None, **_: Any
+    ) -> None:
         if dist.get_rank(group) == (group_src or 0):
             said[:] = objects
         elif said:

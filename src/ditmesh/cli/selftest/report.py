@@ -1,5 +1,6 @@
 """The report of a self-test: what came of it, in a few lines, and all that a bug report needs."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from ditmesh.runtime.terminal import shown
 PREFIXES = ("CUDA_", "DG_XDIT_", "DITMESH_", "GLOO_", "HIP_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "RCCL_")
 PREFIXES += ("ROCR_", "TORCH_", "TRANSFORMERS_", "DIFFUSERS_")
 EXACT, NOT_RUN, ABSENT = "exact", "not run", "no such kernel here"
-WIDTH = 120  # of the file
+WIDTH = 120  # where there is no terminal
 TO_TRY = "Try `NCCL_P2P_DISABLE=1 ditmesh selftest`: if that is well, a GPU cannot reach another's memory (ACS, IOMMU)."
 
 
@@ -100,7 +101,8 @@ class Report:
 
     def show(self, file: TextIO | None = None) -> None:
         """Print all of it; to the terminal the machine is known, and its facts are for the file."""
-        console = Console(file=file, width=WIDTH if file else None, highlight=False, markup=False)
+        wide = file is not None or not sys.stdout.isatty()
+        console = Console(file=file, width=WIDTH if wide else None, highlight=False, markup=False)
         for part in self._parts(in_full=file is not None):
             console.print(part, soft_wrap=isinstance(part, str))
 
@@ -138,7 +140,8 @@ class Report:
         names = [DEMO, *PIPELINES]
         table = Table(title="Difference to one process", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in ("layout", "dtype", *names, "step of demo", "verdict"):
-            table.add_column(name, justify="left" if name in ("layout", "dtype", "verdict") else "right")
+            is_text = name in ("layout", "dtype", "verdict")
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
         lines: dict[tuple[str, str], dict[str, Row]] = {}
         for row in self.rows:
             lines.setdefault((row.case.title, row.case.dtype), {})[row.case.pipeline] = row

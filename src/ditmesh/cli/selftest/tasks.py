@@ -19,7 +19,6 @@ from ditmesh.job.draw import call_pipeline
 from ditmesh.planner.measure import measure
 from ditmesh.runtime.mesh import start_mesh
 from ditmesh.runtime.world import World
-from ditmesh.upstream.launches import Launches
 
 
 class Rank:
@@ -71,9 +70,7 @@ class Rank:
         def program() -> None:
             pipe.transformer(*args, **kwargs)
 
-        with Launches() as launches:
-            program()
-        return asdict(measure(self.device, program, launches.count))
+        return asdict(measure(self.device, program))
 
     def leave(self) -> None:
         leave_ranks()
