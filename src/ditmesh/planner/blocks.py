@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ditmesh.planner.counting import Tally
 from ditmesh.planner.memory import Memory, Span
-from ditmesh.upstream.hollow import Hollow, Outline
+from ditmesh.upstream.hollow import Hollow, Outline, blank
 from ditmesh.upstream.modules import override
 from ditmesh.upstream.trees import tensors, tree_flatten, tree_unflatten
 
@@ -35,14 +35,15 @@ class Repeats:
         tally: what runs now is counted there.
         memory: and followed there.
         stage: something that changes when blocks begin to do another thing with the same shapes.
-        keeps: what blocks keep of a call, they keep.
+        keeps: what blocks keep of a call stays until the end, as PipeFusion's keys and values do.
+        held: the bytes of that.
     """
 
     def __init__(self, memory: Memory):
         self.tally, self.memory = Tally(), memory
         self.stage: object = None
-        self.keeps = False
-        self.kept: dict[Any, list[Any]] = {}
+        self.keeps, self.held = False, 0
+        self._kept: dict[Any, list[Any]] = {}
         self._records: dict[Any, Record] = {}
         self._leaders: dict[Any, nn.Module] = {}
 
@@ -76,6 +77,7 @@ class Repeats:
         record.outline = Outline.of(leaves, tree, given)
         if record.outline is not None:
             record.kept = max(record.span.left - record.outline.size, 0)
+            self.held += record.kept * self.keeps
         self._records[key] = record
         return output
 
@@ -87,9 +89,9 @@ class Repeats:
         for x in tensors(leaves):
             self.memory.add(x)
         if record.kept:
-            [held] = Outline.blank(record.kept)
-            self.memory.add(held)
-            self.kept[who] = [*(self.kept.get(who, []) if self.keeps else []), held]
+            self.memory.add(held := blank(record.kept))
+            self.held += record.kept * self.keeps
+            self._kept[who] = [*(self._kept.get(who, []) if self.keeps else []), held]
         return tree_unflatten(leaves, record.outline.tree)
 
 

@@ -10,23 +10,36 @@ from typing import Any
 import torch
 
 from ditmesh.job.facts import INDEX, read_json
+from ditmesh.job.weights import Part
 from ditmesh.planner.words import Words
 from ditmesh.upstream.hollow_models import build_hollow, class_of
 
 TOKENIZERS = ("tokenizer", "processor")
 
 
-def build_pipeline(kind: Any, folder: str, dtype: torch.dtype) -> Any:
-    """A pipeline of a class, of a folder or hub id of which only JSON files are read.
+def build_part(part: Part, dtype: torch.dtype) -> Any:
+    """A component from elsewhere.
+
+    Raises:
+        ValueError: it is one file, which does not say what is in it.
+    """
+    if Path(part.source).expanduser().is_file():
+        raise ValueError(f"{part.source} has no config.json, so its size is not known before it is read.")
+    name = f"{part.subfolder}/config.json" if part.subfolder else "config.json"
+    return build_hollow(class_of("diffusers", part.class_name), read_json(part.source, name), dtype)
+
+
+def build_pipeline(kind: Any, folder: str, dtype: torch.dtype, parts: Mapping[str, Any]) -> Any:
+    """A pipeline of a class, of a folder or hub id of which only JSON files are read; ``parts`` are from elsewhere.
 
     Raises:
         ValueError: a file is missing, or a class of a component is not known here.
     """
     index = read_json(folder, INDEX)
     wanted = inspect.signature(kind.__init__).parameters
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(parts)
     for name, value in index.items():
-        if name not in wanted:
+        if name not in wanted or name in parts:
             continue
         match value:
             case [None, None]:

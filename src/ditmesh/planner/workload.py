@@ -1,7 +1,7 @@
 """What one rank does for one call of a pipeline, counted; free of torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a call: "encode", "step" or "decode"; a step may be several phases, for each transformer one.
+    """A part of a call: "encode", "step", "cached step" or "decode"; steps that differ are phases of their own.
+
+    How many steps a cache will leave blocks out of is not known: "cached step" is repeated 0 times, "step" for all.
 
     Attributes:
         component: whose forward it is.
         repeats: how often it runs in a call.
         activation_peak: bytes above weights and buffers.
         launches: kernels that run, in all.
+        bubble: the fraction of its time in which this stage of a pipeline waits for others.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Phase:
     activation_peak: int
     launches: int
     component: str = ""
+    bubble: float = 0.0
 
     @property
     def flops(self) -> int:
@@ -85,7 +89,6 @@ class Workload:
         weights: bytes at rest by component, parameters and buffers of modules alike.
         buffers: what is held beside them while a request runs: "pipefusion", "cache", "gathered weights".
         load_peak: bytes of host memory while the weights are read.
-        bubble: the fraction of a step in which a stage of the pipeline waits; 0 without stages.
         unknown: what was not counted, a line each.
     """
 
@@ -94,5 +97,10 @@ class Workload:
     buffers: Mapping[str, int]
     phases: tuple[Phase, ...]
     load_peak: int
-    bubble: float = 0.0
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def bubble(self) -> float:
+        """The fraction of a step in which a stage waits, once the pipeline is full; 0 without stages."""
+        steps = [phase for phase in self.phases if phase.name == "step" and phase.repeats]
+        return max(steps, key=lambda phase: phase.repeats).bubble if steps else 0.0

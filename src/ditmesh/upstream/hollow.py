@@ -184,10 +184,10 @@ class Outline:
                 found.append(Hollow.of(made))
         return found
 
-    @staticmethod
-    def blank(size: int) -> list[Tensor]:
-        """So many bytes."""
-        return [Hollow.of(torch.empty(size, dtype=torch.uint8, device="meta"))]
+
+def blank(size: int) -> Tensor:
+    """So many bytes."""
+    return Hollow.of(torch.empty(size, dtype=torch.uint8, device="meta"))
 
 
 class Watch(TorchDispatchMode):

@@ -136,6 +136,12 @@ def _parts(x: Any) -> list[Tensor]:
     return [getattr(x, name) for name in x.__tensor_flatten__()[0]] if is_traceable_wrapper_subclass(x) else []
 
 
+def nbytes(x: Tensor) -> int:
+    """The bytes of a weight, or of the parts of a quantized one."""
+    parts = _parts(x)
+    return sum(map(nbytes, parts)) if parts else x.numel() * x.element_size()
+
+
 def _step(step: Step, form: Any, device: Any) -> Any:
     if not isinstance(form, Tensor):
         return form
