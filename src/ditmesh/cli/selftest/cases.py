@@ -23,15 +23,6 @@ PIPELINES: dict[str, Any] = {  # tiny ones, which admit every layout of their ra
     for name, facts in yaml.safe_load(resources.files(__package__).joinpath("pipelines.yaml").read_text()).items()
     if not name.startswith(".")
 }
-KERNELS = {  # of one rank, by device, with the dtype it takes
-    "cpu": {"native": "float32", "_native_math": "float32"},
-    "cuda": {
-        "_native_math": "float32",
-        "_native_efficient": "float32",
-        "_native_flash": "bfloat16",
-        "_native_cudnn": "bfloat16",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -79,13 +70,20 @@ def layouts(ranks: int) -> list[str]:
 
 def cases(ranks: int, device_type: str) -> list[Case]:
     """All cases of so many ranks, what tells most first."""
+    from ditmesh.upstream.kernels import kernels_of
+
     tiny = list(PIPELINES)
-    found = [Case(tiny[0], kernel=name, dtype=dtype) for name, dtype in KERNELS[device_type].items()]
-    found += [Case(name, cached=True) for name in (DEMO, *tiny)]
-    return found + (list(_spread(ranks, device_type, tiny)) if ranks > 1 else [])
+    kernels = [Case(tiny[0], kernel=name, dtype=dtype) for name, dtype in kernels_of(device_type).items()]
+    found = kernels + [Case(name, cached=True) for name in (DEMO, *tiny)]
+    if ranks > 1:
+        found += list(_spread(ranks, tiny))
+        found += [replace(case, layout=f"ring{ranks}") for case in kernels]
+        if device_type == "cuda":
+            found += [Case(tiny[1], layout, "bfloat16") for layout in layouts(ranks) if "." not in layout]
+    return found
 
 
-def _spread(ranks: int, device_type: str, tiny: list[str]) -> Iterator[Case]:
+def _spread(ranks: int, tiny: list[str]) -> Iterator[Case]:
     along = [layout for layout in layouts(ranks) if "." not in layout]
     yield from (Case(name, layout) for layout in along for name in tiny)
     yield from (Case(DEMO, layout) for layout in along if _suits_demo(layout))
@@ -97,9 +95,6 @@ def _spread(ranks: int, device_type: str, tiny: list[str]) -> Iterator[Case]:
         yield Case(next(turn), layout, cached=True)
     yield Case(next(turn), f"tp{ranks}", cached=True)
     yield Case(next(turn), f"pp{ranks}", patched=True)
-    yield from (replace(Case(tiny[0], sequences[1]), kernel=k, dtype=d) for k, d in KERNELS[device_type].items())
-    if device_type == "cuda":
-        yield from (Case(next(turn), layout, "bfloat16") for layout in along)
     yield from (Case(next(turn), layout, shared="dp" not in layout) for layout in layouts(ranks) if "." in layout)
 
 

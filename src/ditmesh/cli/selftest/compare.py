@@ -19,6 +19,7 @@ from ditmesh.job.devices import DTYPES
 from ditmesh.job.draw import call_pipeline
 from ditmesh.pipeline import components, unpack
 from ditmesh.runtime.world import World
+from ditmesh.upstream.kernels import is_there
 
 # In bfloat16 another order of sums may be so many times as far from one process as that is from itself in float32.
 ROUNDINGS = 3.0
@@ -46,7 +47,7 @@ class Alone:
 
 def compare(case: Case, alone: Alone) -> dict[str, Any]:
     """The largest difference of any rank, what it may be at most, and the seconds of a step."""
-    if case.kernel is not None and not runs_here(case.kernel, DTYPES[case.dtype], alone.device):
+    if case.kernel is not None and not is_there(case.kernel, DTYPES[case.dtype], alone.device):
         return {"absent": f"this device has no {case.kernel}"}
     layout = ParallelismConfig.parse(case.layout)
     seed = alone.world.rank // (layout.world_size // layout.dp_size) if layout.world_size > 1 else 0  # of a replica
@@ -65,19 +66,6 @@ def compare(case: Case, alone: Alone) -> dict[str, Any]:
     if alone.world.size > 1:
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return dict(zip(("error", "bound", "seconds"), numbers.tolist(), strict=True))
-
-
-def runs_here(kernel: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a GPU has one of torch's kernels: older ones, and those of other makers, do not have each."""
-    asked = {
-        "_native_flash": torch.backends.cuda.can_use_flash_attention,
-        "_native_efficient": torch.backends.cuda.can_use_efficient_attention,
-        "_native_cudnn": torch.backends.cuda.can_use_cudnn_attention,
-    }
-    if kernel not in asked or device.type == "cpu":
-        return True
-    q = torch.zeros(1, 4, 16, 16, dtype=dtype, device=device)
-    return asked[kernel](torch.backends.cuda.SDPAParams(q, q, q, None, 0.0, False, False))
 
 
 def spread(pipe: Any, case: Case, layout: ParallelismConfig) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.cuda import nccl
 import ditmesh
 from ditmesh.runtime.launch import cores
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SECONDS = 10  # for another program to answer
 
 
@@ -59,7 +61,8 @@ def answer(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return f"{' '.join(command)} did not answer in {SECONDS} seconds"
-    return (done.stdout if done.returncode == 0 else done.stdout + done.stderr).rstrip()
+    told = done.stdout if done.returncode == 0 else done.stdout + done.stderr
+    return COLOUR.sub("", told).rstrip()
 
 
 def cpu_name() -> str:

@@ -50,7 +50,7 @@ class Rank:
         if "case" in task:
             return compare(Case(**task["case"]), self._alone)
         doing: dict[str, Callable[[], Any]] = {
-            "machine": lambda: facts(self.device),
+            "machine": lambda: facts(self.device) if self.world.rank == 0 else {},
             "messages": lambda: faults(self.world, self.device),
             "rates": self._rates,
         }
