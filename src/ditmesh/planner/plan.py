@@ -7,6 +7,7 @@ from math import inf, prod
 from ditmesh.config import ParallelismConfig, holding
 from ditmesh.job.description import Job
 from ditmesh.planner.hardware import Hardware
+from ditmesh.planner.layouts import text_encoders
 from ditmesh.planner.peaks import Memory, gib, heaviest
 from ditmesh.planner.seconds import Seconds, slowest
 from ditmesh.planner.workload import Workload
@@ -137,7 +138,7 @@ def cures(one: Estimate) -> list[Cure]:
     copies = prod(layout.sizes[axis] for axis in holding("whole"))
     shared, share = layout.extra_parallel_modules, 1 - 1 / ranks
     found = list[Cure]()
-    if not any("encoder" in str(name) for name in shared):
+    if not set(text_encoders(one.job)) <= set(shared):
         found.append(Cure("--parallel-text", {"text": True}, memory.encoders * share))
     if "vae" not in shared:
         least = max(memory.activations, memory.decode / ranks)

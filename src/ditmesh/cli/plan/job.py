@@ -73,7 +73,7 @@ def find_model(name: str) -> tuple[Example, str]:
         if known is not None:
             return known, name
         facts = read_pipeline(name, flag="MODEL")
-        found = next((example for example in EXAMPLES.values() if example.pipeline == facts.class_name), None)
+        found = example_of(facts.class_name)
         if found is None:
             known_classes = ", ".join(dict.fromkeys(example.pipeline for example in EXAMPLES.values()))
             raise ValueError(
@@ -83,6 +83,12 @@ def find_model(name: str) -> tuple[Example, str]:
         return replace(found, name=folder.name, model=name), name
     example = find_example(name)
     return example, os.environ.get(example.folder_variable or "") or example.model
+
+
+def example_of(pipeline: str) -> Example | None:
+    """The example that calls such a pipeline; one of a model that is elsewhere goes before the one that ships."""
+    found = [example for example in EXAMPLES.values() if example.pipeline == pipeline]
+    return min(found, key=lambda example: example.folder_variable is None, default=None)
 
 
 def plan_call(options: PlanOptions, example: Example) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ditmesh.cli.examples import EXAMPLES
+from ditmesh.cli.plan.job import example_of
 from ditmesh.cli.plan.options import PlanOptions
 from ditmesh.job.description import Job
 from ditmesh.planner.peaks import gib
@@ -138,12 +140,12 @@ def command(one: Estimate, options: PlanOptions) -> str:
 
 
 def example_flags(job: Job) -> list[str]:
-    from ditmesh.cli.examples import EXAMPLES
-
+    """What `generate` is to draw with."""
     if job.example.name in EXAMPLES:
         return [job.example.name]
-    named = next(name for name, example in EXAMPLES.items() if example.pipeline == job.example.pipeline)
-    return [named, "--model-path", shlex.quote(job.model)]
+    named = example_of(job.example.pipeline)
+    assert named is not None
+    return [named.name, "--model-path", shlex.quote(job.model)]
 
 
 def given_flags(options: PlanOptions, job: Job) -> list[str]:

@@ -137,9 +137,7 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
     if options.parallel is not None:
         named = [flag_of(options, size) for size, degree in flags.items() if degree is not None]
         if named := [*named, *(name for name in environment if name.startswith(PREFIX))]:
-            raise ValueError(
-                f"--parallel {options.parallel} names all degrees, and so does {named[0]}; use one of them."
-            )
+            raise ValueError(f"--parallel names all degrees, and {named[0]} one of them; use --parallel alone.")
         layout = replace(ParallelismConfig.parse(options.parallel, ranks), **others)
         check_world(layout, ranks or layout.world_size)
         flags, environment = {size: asdict(layout)[size] for size in flags}, {}
