@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
 from itertools import cycle, product
 from math import prod
 from pathlib import Path
@@ -20,7 +19,7 @@ from ditmesh.config.parallelism import SINGLE
 DEMO, FOLDER = "demo", Path(ditmesh.__file__).parent / "demo_model"
 PIPELINES: dict[str, Any] = {  # tiny ones, which admit every layout of their ranks
     name: facts
-    for name, facts in yaml.safe_load(resources.files(__package__).joinpath("pipelines.yaml").read_text()).items()
+    for name, facts in yaml.safe_load(Path(__file__).with_name("pipelines.yaml").read_text()).items()
     if not name.startswith(".")
 }
 
@@ -74,7 +73,7 @@ def cases(ranks: int, device_type: str) -> list[Case]:
 
     tiny = list(PIPELINES)
     kernels = [Case(tiny[0], kernel=name, dtype=dtype) for name, dtype in kernels_of(device_type).items()]
-    found = kernels + [Case(name, cached=True) for name in (DEMO, *tiny)]
+    found = [*kernels, *(Case(name, cached=True) for name in (DEMO, *tiny))]
     if ranks > 1:
         found += list(_spread(ranks, tiny))
         found += [replace(case, layout=f"ring{ranks}") for case in kernels]
@@ -85,7 +84,7 @@ def cases(ranks: int, device_type: str) -> list[Case]:
 
 def _spread(ranks: int, tiny: list[str]) -> Iterator[Case]:
     along = [layout for layout in layouts(ranks) if "." not in layout]
-    yield from (Case(name, layout) for layout in along for name in tiny)
+    yield from (Case(name, layout) for name in tiny for layout in along)
     yield from (Case(DEMO, layout) for layout in along if _suits_demo(layout))
     sequences = [f"ulysses{ranks}", f"ring{ranks}"]
     yield from (Case(name, f"tp{ranks}", shared=True) for name in tiny)

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ GRACE = 10.0  # for a task that began in time
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TIME_OVER = "the time was over"
 FRAMES, LINES = 4, 8  # of each rank, where it was and what it said last
-FRAME = re.compile(r'File "(?:.*/(?:site-packages|src)/)?(\S+)", line (\d+) in (\S+)')
+FRAME = re.compile(r'File "(?:[^"]*/(?:site-packages|src)/)?([^"]+)", line (\d+) in (\S+)')
 MAIN = "cli/selftest/rank.py"  # in the thread that works
 RAN_DOWN = "Timeout ("  # as faulthandler says it
 # Where a rank is that waits for another one.
@@ -44,7 +45,7 @@ class Outcome:
 
 
 def run(tasks: list[dict[str, Any]], nproc: int, until: float, limit: float, rank: str = RANK) -> Outcome:
-    """Do the tasks on so many ranks, in order, until all are done or the time is over.
+    """Do the tasks on so many ranks until all are done or the time is over; those like one that failed come last.
 
     Args:
         until: when that is, as ``time.time`` counts.
@@ -56,10 +57,16 @@ def run(tasks: list[dict[str, Any]], nproc: int, until: float, limit: float, ran
     while todo and not outcome.stopped:
         with tempfile.TemporaryDirectory(prefix="ditmesh-selftest-") as folder:
             _run_gang(outcome, Path(folder), todo, len(tasks), nproc, until, limit, rank)
-        todo = {n: task for n, task in todo.items() if n not in outcome.results and n not in outcome.failures}
+        failed = [_kind(tasks[number]) for number in outcome.failures]
+        left = [(n, x) for n, x in todo.items() if n not in outcome.results and n not in outcome.failures]
+        todo = dict(sorted(left, key=lambda one: _kind(one[1]) in failed))
         if todo and not outcome.stopped and time.time() >= until:
             outcome.stopped = TIME_OVER
     return outcome
+
+
+def _kind(task: Mapping[str, Any]) -> str:
+    return task["case"]["layout"] if "case" in task else task["task"]
 
 
 def _run_gang(
@@ -83,6 +90,8 @@ def _run_gang(
     }
     (folder / "plan").write_text(json.dumps(plan))
     end = launch_silently(rank, [str(folder)], nproc)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)  # what the ranks last said they do
     told = [json.loads(line) for line in _read(folder / "results").splitlines()]
     outcome.results |= {one["number"]: one for one in told if "number" in one}
     begun = [one["begun"] for one in told if "begun" in one]

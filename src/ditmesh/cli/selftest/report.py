@@ -78,7 +78,10 @@ class Report:
 
     def write_entry(self) -> None:
         if "rates" in self.tasks:
-            self.entry = write(read_rates(self.tasks["rates"]), self.ranks, self.tasks.get("machine", {}))
+            try:
+                self.entry = write(read_rates(self.tasks["rates"]), self.ranks, self.tasks.get("machine", {}))
+            except OSError as error:
+                self.failures["writing the hardware entry"] = str(error)
 
     @property
     def faults(self) -> list[str]:
