@@ -23,7 +23,7 @@ from ditmesh.runtime.mesh import world_size
 from ditmesh.upstream.hollow import Watch
 from ditmesh.upstream.kernels import native
 
-ROUNDS, SECONDS = 3, 0.04  # rounds, of which the best counts, and seconds of each
+ROUNDS, SECONDS = 6, 0.02  # rounds, of which the best counts, and seconds of each
 MIB = 2**20
 
 
