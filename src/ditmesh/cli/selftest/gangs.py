@@ -13,7 +13,7 @@ from typing import Any
 
 from ditmesh.runtime.launch import launch_silently
 
-RANK = "ditmesh.cli.selftest.rank"
+RANK = "ditmesh.cli.selftest.rank"  # what each of them runs
 SECONDS_TO_START = 120.0  # the ranks import large libraries, all at once
 SECONDS_TO_NAME = 10.0  # the ranks that wait for a silent one find out which it is
 GRACE = 10.0  # for a task that began in time
@@ -44,19 +44,18 @@ class Outcome:
     code: int = 0
 
 
-def run(tasks: list[dict[str, Any]], nproc: int, until: float, limit: float, rank: str = RANK) -> Outcome:
+def run(tasks: list[dict[str, Any]], nproc: int, until: float, limit: float) -> Outcome:
     """Do the tasks on so many ranks until all are done or the time is over; those like one that failed come last.
 
     Args:
         until: when that is, as ``time.time`` counts.
         limit: seconds that one task may take.
-        rank: the module that each rank runs.
     """
     outcome = Outcome()
     todo = dict(enumerate(tasks))
     while todo and not outcome.stopped:
         with tempfile.TemporaryDirectory(prefix="ditmesh-selftest-") as folder:
-            _run_gang(outcome, Path(folder), todo, len(tasks), nproc, until, limit, rank)
+            _run_gang(outcome, Path(folder), todo, len(tasks), nproc, until, limit)
         failed = [_kind(tasks[number]) for number in outcome.failures]
         left = [(n, x) for n, x in todo.items() if n not in outcome.results and n not in outcome.failures]
         todo = dict(sorted(left, key=lambda one: _kind(one[1]) in failed))
@@ -77,7 +76,6 @@ def _run_gang(
     nproc: int,
     until: float,
     limit: float,
-    rank: str,
 ) -> None:
     plan = {
         "tasks": list(todo.items()),
@@ -89,7 +87,7 @@ def _run_gang(
         "start": min(SECONDS_TO_START, until - time.time() + GRACE),
     }
     (folder / "plan").write_text(json.dumps(plan))
-    end = launch_silently(rank, [str(folder)], nproc)
+    end = launch_silently(RANK, [str(folder)], nproc)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)  # what the ranks last said they do
     told = [json.loads(line) for line in _read(folder / "results").splitlines()]
