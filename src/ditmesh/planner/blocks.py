@@ -4,6 +4,7 @@ Of a list of blocks with the same weights that are given the same shapes, the fi
 others find done (put a mask in order), and the second for all that follow. Nobody need run twice.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ditmesh.planner.counting import Tally
 from ditmesh.planner.memory import Memory, Span
 from ditmesh.upstream.hollow import Hollow, Outline, blank
-from ditmesh.upstream.modules import override
+from ditmesh.upstream.modules import intercept_call, override
 from ditmesh.upstream.trees import tensors, tree_flatten, tree_unflatten
 
 
@@ -54,15 +55,33 @@ class Repeats:
 
     def _caller(self, block: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            leaves, tree = tree_flatten((args, kwargs))
-            key = (_kind(block), self.stage, tuple(map(_form, leaves)), str(tree))
+            leaves, key = self._asked(block, args, kwargs)
             key = (key, self._leaders.setdefault(key, block) is block)
-            record = self._records.get(key)
-            if record is None or record.outline is None:
-                return self._run(key, leaves, run, args, kwargs)
-            return self._repeat(record, (id(block), key), leaves)
+            return self._answer(block, key, leaves, run, args, kwargs)
 
         return forward
+
+    def stand_in_for_calls(self, model: nn.Module, notice: Callable[[], None], undo: ExitStack) -> None:
+        """Let the calls of a model, hooks and all, from the third on be repeats of the second; each is noticed."""
+        calls: Counter[Any] = Counter()
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            notice()
+            leaves, key = self._asked(model, args, kwargs)
+            calls[key] += 1
+            return self._answer(model, (key, calls[key] == 1), leaves, run, args, kwargs)
+
+        run = intercept_call(model, call, undo)
+
+    def _asked(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+        leaves, tree = tree_flatten((args, kwargs))
+        return leaves, (_kind(module), self.stage, tuple(map(_form, leaves)), str(tree))
+
+    def _answer(self, module: nn.Module, key: Any, given: list[Any], run: Any, args: Any, kwargs: Any) -> Any:
+        record = self._records.get(key)
+        if record is None or record.outline is None:
+            return self._run(key, given, run, args, kwargs)
+        return self._repeat(record, (id(module), key), given)
 
     def _run(self, key: Any, given: list[Any], run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         record, outside = Record(), self.tally

@@ -3,7 +3,6 @@
 import inspect
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ditmesh.planner.words import Words
 from ditmesh.upstream.hollow_models import build_hollow, class_of
 
 TOKENIZERS = ("tokenizer", "processor")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
 def build_part(part: Part, dtype: torch.dtype) -> Any:
@@ -75,10 +75,9 @@ def _tokenizer(folder: str, name: str) -> Any:
     from transformers import AutoProcessor, AutoTokenizer
 
     source = Path(folder).expanduser() / name
-    facts: Mapping[str, Any] = {}
-    if (source / "tokenizer_config.json").is_file():
-        with suppress(OSError, ValueError, ImportError):
-            auto: Any = AutoProcessor if name.startswith("processor") else AutoTokenizer
-            return auto.from_pretrained(str(source))
-        facts = json.loads((source / "tokenizer_config.json").read_text())
-    return Words(min(facts.get("model_max_length", 512), 1 << 16))
+    if any((source / file).is_file() for file in VOCABULARIES):
+        auto: Any = AutoProcessor if name.startswith("processor") else AutoTokenizer
+        return auto.from_pretrained(str(source))
+    file = source / "tokenizer_config.json"
+    facts = json.loads(file.read_text()) if file.is_file() else {}
+    return Words(min(facts.get("model_max_length", 512), 1 << 17))

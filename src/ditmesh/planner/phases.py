@@ -62,13 +62,17 @@ class Recorder:
         run = transformer.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not self._begun:
-                self._close(ENCODE)
-                self._begun = True
-            self._ran[name] = None
+            self.notice(name)
             return run(*args, **kwargs)
 
         override(transformer, "forward", functools.wraps(run)(forward), undo)
+
+    def notice(self, name: str) -> None:
+        """A transformer runs."""
+        if not self._begun:
+            self._close(ENCODE)
+            self._begun = True
+        self._ran[name] = None
 
     def follow_steps(self, scheduler: Any, undo: ExitStack) -> None:
         """Take notice of a scheduler's steps; after a layout is applied, which may run the transformer in them."""

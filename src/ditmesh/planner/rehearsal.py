@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def rehearse(job: Job, rank: int) -> Workload:
         weights = weights_of(pipe)
         if (scheduler := pipe.components.get("scheduler")) is not None:
             recorder.follow_steps(scheduler, undo)
+        _repeat_calls(recorder, pipe, job, undo)
         pipe.set_progress_bar_config(disable=True)
         with recorder.watch:
             _call(pipe, job)
@@ -86,6 +88,14 @@ def _follow(recorder: Recorder, name: str, part: nn.Module, undo: ExitStack) -> 
         recorder.repeats.stand_in(blocks, undo)
     if spec is not None and not spec.controls:
         recorder.follow(name, part, undo)
+
+
+def _repeat_calls(recorder: Recorder, pipe: Any, job: Job, undo: ExitStack) -> None:
+    """Let calls of transformers be counted, where the calls before do not decide what one does."""
+    if job.layout.pp_size == job.layout.cfg_size == 1 and job.cache is None:
+        for name in job.facts.transformers:
+            notice = partial(recorder.notice, name)
+            recorder.repeats.stand_in_for_calls(pipe.components[name], notice, undo)
 
 
 def _layers(module: nn.Module) -> list[list[nn.Module]]:

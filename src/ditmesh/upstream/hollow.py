@@ -7,6 +7,8 @@ timesteps and the lengths of its prompts. Of a hollow tensor it reads zeros.
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +17,11 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as all_places
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ditmesh.upstream.trees import tree_leaves, tree_map
+from ditmesh.upstream.trees import map_tensors, tensors, tree_map
 from ditmesh.upstream.unread import Origin, Unread
 
 aten = torch.ops.aten
-LARGE = 1 << 24  # so many numbers nobody draws if nobody reads them
+SMALL, LARGE = 1 << 11, 1 << 24  # so many numbers nobody draws or works out if nobody reads them
 BY_INDEX = (aten.index, aten.index_put, aten.index_put_)
 READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
 Look = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -208,19 +210,34 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made = None
-        if "device" in kwargs and not any(isinstance(x, Tensor) for x in tree_leaves((args, kwargs))):
-            made = self._large(func, args, kwargs)
-        out = func(*args, **kwargs) if made is None else made
+        given = tensors((args, kwargs))
+        if not given and (made := _drawn(args, kwargs)) is not None:
+            out = made
+        elif func.namespace == "aten" and given and _is_large(given):
+            out = func(*map_tensors(_emptied, args), **map_tensors(_emptied, kwargs))
+        else:
+            out = func(*args, **kwargs)
         self._look(func, args, kwargs, out)
         return out
 
-    @staticmethod
-    def _large(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        sizes = [x for x in args if isinstance(x, list | tuple)]
-        if not sizes or not all(isinstance(x, int) for x in sizes[0]) or torch.Size(sizes[0]).numel() < LARGE:
-            return None
-        if torch.device(kwargs["device"] or "cpu").type == "meta":
-            return None
-        dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        return Hollow.of(torch.empty(sizes[0], dtype=dtype, device="meta"))
+
+def _emptied(x: Tensor) -> Tensor:
+    return x if isinstance(x, Hollow) or x.is_meta else Hollow.of(x.to("meta"))
+
+
+def _is_large(given: list[Tensor]) -> bool:
+    """Whether plain tensors would make one that nobody wants to wait for."""
+    if max(x.numel() for x in given) < SMALL or any(isinstance(x, Hollow) or x.is_meta for x in given):
+        return False
+    sides = zip_longest(*(reversed(x.shape) for x in given), fillvalue=1)
+    return prod(max(side) for side in sides) >= LARGE
+
+
+def _drawn(args: Any, kwargs: Any) -> Tensor | None:
+    """A large tensor that is made of nothing."""
+    sizes = [x for x in args if isinstance(x, list | tuple)]
+    is_large = bool(sizes) and all(isinstance(x, int) for x in sizes[0]) and prod(sizes[0]) >= LARGE
+    if not is_large or torch.device(kwargs.get("device") or "cpu").type == "meta":
+        return None
+    dtype = kwargs.get("dtype") or torch.get_default_dtype()
+    return Hollow.of(torch.empty(sizes[0], dtype=dtype, device="meta"))

@@ -32,6 +32,9 @@ def build_hollow(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> nn
             made = kind.from_config(dict(config))
             kept = kind._keep_in_fp32_modules or ()
 
+    if isinstance(made, transformers.PreTrainedModel):
+        made.tie_weights()
+
     def dtype_of(name: str, x: Tensor) -> torch.dtype:
         if not x.is_floating_point():
             return x.dtype
