@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ GRACE = 10.0  # for a task that began in time
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 TIME_OVER = "the time was over"
 FRAMES, LINES = 4, 8  # of each rank, where it was and what it said last
+INNERMOST = 3  # frames, in which a rank is that waits for another one
 FRAME = re.compile(r'File "(?:[^"]*/(?:site-packages|src)/)?([^"]+)", line (\d+) in (\S+)')
-MAIN = "cli/selftest/rank.py"  # in the thread that works
 RAN_DOWN = "Timeout ("  # as faulthandler says it
-# Where a rank is that waits for another one.
-WAITING = re.compile(r"ditmesh/(runtime/(collectives|gang)|cli/selftest/tasks)\.py|torch/distributed/")
+WAITING = re.compile(r"ditmesh/runtime/(collectives|gang)\.py|torch/distributed/|agree_on$")
 
 
 @dataclass
@@ -102,25 +101,22 @@ def _run_gang(
 
 
 def _why(words: str, folder: Path, nproc: int) -> str:
-    """The first failure; of a rank that hung, where all of them were."""
+    """The first failure; of ranks that did not end by themselves, where they were."""
     notes = [_read(folder / f"where{rank}") for rank in range(nproc)]
-    if any(RAN_DOWN in note for note in notes):
-        words = "ranks gave no answer in time"
-    lines = [words, *(line for rank, note in enumerate(notes) for line in _whereabouts(rank, note))]
+    lines = ["ranks gave no answer in time" if any(RAN_DOWN in note for note in notes) else words]
+    lines += [f"rank {rank} {_whereabouts(note)}" for rank, note in enumerate(notes) if note]
     for rank in range(nproc):
         lines += [f"rank {rank} said: {line}" for line in _read(folder / f"said{rank}").splitlines()[-LINES:]]
     return "\n".join(lines)
 
 
-def _whereabouts(rank: int, note: str) -> Iterator[str]:
-    """In which function a rank was, and whether it waited there for others."""
-    threads = [FRAME.findall(thread) for thread in note.split("\n\n")]
-    frames = next((x for x in threads if any(path.endswith(MAIN) for path, *_ in x)), [])
-    if frames:
-        ours = [f"{path}:{line} {name}" for path, line, name in frames if path.startswith("ditmesh/")]
-        state = "waited" if any(WAITING.search(path) for path, *_ in frames[:FRAMES]) else "was silent"
-        where = [f"{path}:{line} {name}" for path, line, name in frames[:1]] + ours
-        yield f"rank {rank} {state} in {' < '.join(dict.fromkeys(where[:FRAMES]))}"
+def _whereabouts(note: str) -> str:
+    """In which function the rank was, and whether it waited there for others."""
+    frames = FRAME.findall(note.split("\n\n")[-1])  # of the main thread, which comes last
+    told = [f"{path}:{line} {name}" for path, line, name in frames]
+    ours = [frame for frame in told if frame.startswith("ditmesh/")]
+    state = "waited for others" if any(map(WAITING.search, told[:INNERMOST])) else "was silent"
+    return f"{state} in {' < '.join(dict.fromkeys([*told[:1], *ours[:FRAMES]]))}"
 
 
 def _read(path: Path) -> str:
