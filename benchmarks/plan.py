@@ -16,11 +16,11 @@ import yaml
 from ditmesh.cli.plan.job import describe_plan
 from ditmesh.cli.plan.options import PlanOptions
 from ditmesh.config import ParallelismConfig
+from ditmesh.planner.dry_run import as_found
 from ditmesh.planner.layouts import with_layout
 from ditmesh.planner.peaks import gib
 from ditmesh.planner.plan import Estimate
 from ditmesh.planner.search import look
-from ditmesh.planner.workers import dry_runs
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "planner.md"
@@ -32,7 +32,7 @@ def predicted(plan: dict[str, Any], layouts: Sequence[str]) -> dict[str, Estimat
     """The estimates of these layouts."""
     job, ask = describe_plan(PlanOptions(**plan))
     jobs = [with_layout(job, ParallelismConfig.parse(name), ask.text, ask.vae, ask.shard) for name in layouts]
-    found = look(jobs, ask, dry_runs)
+    found = look(jobs, ask, as_found)
     return {name: found[place] for place, name in enumerate(layouts)}
 
 

@@ -24,7 +24,7 @@ def without_dry_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What ranks do is made up; files of the user's are elsewhere."""
     for module in (table, auto):
         monkeypatch.setattr(module, "search", partial(search, runs=pretend))
-    monkeypatch.setattr(auto, "dry_runs", pretend)
+    monkeypatch.setattr(auto, "as_found", pretend)
     monkeypatch.setattr(auto, "this_machine", lambda: hardware("L20"))
     for variable in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
@@ -142,5 +142,5 @@ def test_a_run_that_cannot_fit_is_told_with_numbers(weightless):
     job = describe_job(Options("flux", model_path=weightless, parallel="tp2"), World())
     told = auto.too_large(job, hardware("L20"))
     assert told is not None
-    assert "layout tp2 is predicted to need 57.9 GiB on a device, and L20 has 44.5 (weights 30.0, text enc" in told
+    assert "layout tp2 is predicted to need 59.2 GiB on a device, and L20 has 44.5 (weights 30.0, text enc" in told
     assert auto.too_large(job, hardware("H200")) is None

@@ -24,19 +24,19 @@ FACTS = PipelineFacts(
 JOB = Job(Example("toy", "FluxPipeline", "nowhere", "", 4), "nowhere", FACTS, ParallelismConfig(), {}, dtype="bfloat16")
 
 
-def pretend(jobs: Iterable[Job], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
+def pretend(asked: Iterable[tuple[Job, int]], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
     """60 GiB of transformer and 24 of encoder, which tp and TE-P share out; arithmetic that all ranks share."""
-    for place, job in enumerate(jobs):
+    for place, (job, _) in enumerate(asked):
         layout, ranks = job.layout, job.layout.world_size
         if layout.pp_size > 1:
-            yield place, "no stages here"
+            yield place, ValueError("no stages here")
             continue
         copies = ranks // layout.tp_size if layout.shard_weights else 1
         shared = ranks if "text_encoder" in layout.extra_parallel_modules else 1
         weights = {"transformer": 60 * GIB // layout.tp_size // copies, "text_encoder": 24 * GIB // shared}
         slower = 1 + 0.02 * layout.tp_size + 0.05 * (layout.ring_size > 1)
         step = Phase("step", 4, (Operator("matmul", "bfloat16", int(1e15 * slower / ranks), 0),), (), GIB, 1)
-        yield place, [Workload(0, weights, {"cache": GIB}, (step, Phase("decode", 1, (), (), 2 * GIB, 1)), 0)]
+        yield place, Workload(0, weights, {"cache": GIB}, (step, Phase("decode", 1, (), (), 2 * GIB, 1)), 0)
 
 
 def ask(devices: int = 8, **fields: object) -> Question:
@@ -65,8 +65,8 @@ def test_what_fits_comes_first_by_time_and_what_does_not_is_told_by_how_much():
     assert "is predicted to be fastest" in plan.reason
     fit = [one.seconds.total for one in plan.estimates if one.fits]
     assert fit == sorted(fit)
-    # 60 + 24 / 8 + 1 + 2 + context of 0.9 do not fit into 44.5
-    assert told["ulysses8"].over == pytest.approx((60 + 3 + 1 + 2 + 0.9 - 44.5) * GIB, rel=1e-3)
+    # 60 + 24 / 8 + 1 + 2 + context of 2.2 do not fit into 44.5
+    assert told["ulysses8"].over == pytest.approx((60 + 3 + 1 + 2 + 2.2 - 44.5) * GIB, rel=1e-3)
     assert told["ulysses8"].cures == ("--shard-weights",)
     assert told["single"].cures == ()  # there is nobody to share with
     assert told["pp2.tp4"].refused == "no stages here"
@@ -82,7 +82,7 @@ def test_flags_that_make_a_layout_fit_are_the_fewest_that_do():
     assert told["single"].cures == ()
     assert plan.best is None
     assert (
-        "no exact layout fits 2 x L20; tp2 comes nearest and lacks 7.9 GiB; with --parallel-text it fits" in plan.reason
+        "no exact layout fits 2 x L20; tp2 comes nearest and lacks 9.2 GiB; with --parallel-text it fits" in plan.reason
     )
 
 
@@ -104,17 +104,10 @@ def test_replicas_count_where_many_pictures_are_wanted():
 
 
 def test_what_there_was_no_time_for_is_named():
-    def slow(jobs: Iterable[Job], seconds: float | None) -> Iterator[tuple[int, Answer]]:
+    def slow(asked: Iterable[tuple[Job, int]], seconds: float | None) -> Iterator[tuple[int, Answer]]:
         assert seconds is not None
-        yield from (answer for answer in pretend(jobs) if answer[0] < 3)
+        yield from (answer for answer in pretend(asked) if answer[0] < 3)
 
     plan = search(JOB, ask(seconds=0.001), slow)
     assert {str(layout) for layout in plan.unseen} >= {"tp2", "single"}
     assert len(plan.estimates) == 3
-
-
-def test_a_cache_that_leaves_out_half_of_the_steps_halves_them():
-    whole, half = (search(JOB, ask(text=True, hits=hits), pretend) for hits in (0.0, 0.5))
-    assert half.best is not None
-    assert whole.best is not None
-    assert half.best.seconds.denoise == pytest.approx(whole.best.seconds.denoise / 2)

@@ -24,8 +24,8 @@ def phase(*operators: Operator, name: str = "step", repeats: int = 1, messages: 
     return Phase(name, repeats, operators, messages, 0, 1)
 
 
-def work(*phases: Phase, bubble: float = 0.0) -> Workload:
-    return Workload(0, {}, {}, phases, 0, bubble)
+def work(*phases: Phase) -> Workload:
+    return Workload(0, {}, {}, phases, 0)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,11 @@ def test_messages_are_hidden_by_what_runs_beside_them():
 def test_phases_steps_and_bubbles_add_up():
     step = phase(Operator("matmul", "float32", 30, 0), repeats=4, messages=(message("all_reduce", 0, 1),))
     encode, decode = (phase(Operator("memory", "float32", 0, 8), name=name) for name in ("encode", "decode"))
-    found = price(work(encode, step, decode, bubble=0.25), DEVICE, 2)
+    found = price(work(encode, replace(step, bubble=0.25), decode), DEVICE, 2)
     assert (found.encode, found.decode, found.compute, found.communication) == pytest.approx((2, 2, 12, 24))
     assert found.bubble == pytest.approx((12 + 24) / 3)
     assert found.total == pytest.approx(2 + 2 + 48)
     assert found.limit == "messages of tp"
-    assert found.scaled(0.5).denoise == pytest.approx(24)
     slow = work(replace(decode, operators=(Operator("memory", "float32", 0, 80),)))
     assert slowest([work(encode, step), slow], DEVICE, 2).total == pytest.approx(2 + 36 + 20)
 
@@ -118,3 +117,16 @@ def test_a_host_that_is_slower_than_its_device_is_waited_for():
     slow = replace(DEVICE, launch=5.0)
     found = price(work(phase(Operator("matmul", "float32", 30, 0))), slow, 1)
     assert (found.launch, found.total, found.limit) == (2.0, 5.0, "matrices")
+
+
+def test_steps_that_a_cache_leaves_blocks_out_of_are_priced_by_what_they_still_do():
+    step, cached = (phase(Operator("matmul", "float32", 10 * size, 0), repeats=8) for size in (4, 1))
+    cached = replace(cached, name="cached step", repeats=0)
+    assert price(work(step, cached), DEVICE, 1).compute == pytest.approx(8 * 4)
+    assert price(work(step, cached), DEVICE, 1, hits=0.5).compute == pytest.approx(4 * 4 + 4 * 1)
+
+
+def test_what_was_just_written_is_read_from_a_cache():
+    fast = replace(DEVICE, cache=16, cache_bandwidth=8.0)
+    small, large = (spent(phase(Operator("memory", "float32", 0, size)), fast, 1)["memory"] for size in (8, 24))
+    assert (small, large) == pytest.approx((1.0, 1.0 + 4.0))

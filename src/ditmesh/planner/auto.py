@@ -13,11 +13,12 @@ from ditmesh.config import ParallelismConfig
 from ditmesh.job.description import Job
 from ditmesh.job.example import Example
 from ditmesh.job.facts import read_pipeline
+from ditmesh.planner.checkpoints import configs_of
+from ditmesh.planner.dry_run import as_found
 from ditmesh.planner.hardware import THIS, Hardware, hardware, machine
 from ditmesh.planner.peaks import gib
 from ditmesh.planner.plan import Estimate, Plan
 from ditmesh.planner.search import Question, look, search
-from ditmesh.planner.workers import dry_runs
 
 logger = logging.getLogger("ditmesh")
 
@@ -29,8 +30,9 @@ def layout_for(model: str, machine_name: str, call: Mapping[str, Any]) -> Parall
         ValueError: the machine or the model is unknown, or no layout fits.
     """
     device, devices = machine(machine_name)
+    name, model = Path(model).name, configs_of(model)
     facts = read_pipeline(model, flag="model")
-    example = Example(Path(model).name, facts.class_name, model, "a picture", None, height=None, width=None)
+    example = Example(name, facts.class_name, model, "a picture", None, height=None, width=None)
     job = Job(example, model, facts, ParallelismConfig(), {"prompt": example.prompt, **call})
     return best_of(search(with_dtype(job, device), Question(device, devices)))
 
@@ -98,7 +100,7 @@ def best_of(plan: Plan) -> ParallelismConfig:
 def too_large(job: Job, device: Hardware) -> str | None:
     """What a run lacks that cannot fit, in a sentence; None if it fits, or if nothing is known of it."""
     with _one_at_a_time():
-        found = look([with_dtype(job, device)], Question(device, job.layout.world_size), dry_runs)
+        found = look([with_dtype(job, device)], Question(device, job.layout.world_size), as_found)
     [one] = found.values() if found else [Estimate(job, device)]
     memory = one.memory
     if memory is None or not one.over:

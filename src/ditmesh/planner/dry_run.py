@@ -7,25 +7,20 @@ is kept on disk, for the same job, the same configurations and the same program.
 import hashlib
 import json
 import os
-import pickle
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ditmesh.config import ParallelismConfig
 from ditmesh.job.description import Flags, Job
 from ditmesh.job.facts import INDEX, read_json
+from ditmesh.planner.workers import Answer, answers
 from ditmesh.planner.workload import Message, Operator, Phase, Workload
 
-OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 OF_OTHERS = ("torch", "diffusers", "transformers")
 
 
@@ -47,22 +42,32 @@ def dry_run(job: Job, rank: int = 0) -> Workload:
 
 def dry_runs(asked: Sequence[tuple[Job, int]]) -> list[Workload | ValueError]:
     """The same for many jobs and ranks, on all cores; a ValueError stands for a job that cannot run."""
+    found = dict(as_found(asked))
+    for one in found.values():
+        if isinstance(one, RuntimeError):
+            raise one
+    return [one for _, one in sorted(found.items()) if not isinstance(one, RuntimeError)]
+
+
+def as_found(asked: Sequence[tuple[Job, int]], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
+    """The same with their places, as soon as each is known; those that are known already first.
+
+    Args:
+        seconds: after which nothing more is found out.
+    """
     places = [_place(job, rank) for job, rank in asked]
-    found = [_remembered(place) for place in places]
-    missing = [i for i, one in enumerate(found) if one is None]
-    shares = [missing[i :: os.cpu_count() or 1] for i in range(min(os.cpu_count() or 1, len(missing)))]
-    with TemporaryDirectory() as folder:
-        started = [_start(Path(folder) / str(i), [asked[x] for x in share]) for i, share in enumerate(shares)]
-        try:
-            for share, (process, files) in zip(shares, started, strict=True):
-                for i, one in zip(share, _answers(process, files), strict=True):
-                    found[i] = one
-                    _remember(places[i], one)
-        finally:
-            for process, _ in started:
-                process.kill()
-                process.wait()
-    return [one for one in found if one is not None]
+    missing = list[int]()
+    for i, place in enumerate(places):
+        known = _remembered(place)
+        if known is None:
+            missing.append(i)
+        else:
+            yield i, known
+    for at, found in answers([asked[i] for i in missing], seconds):
+        i = missing[at]
+        if not isinstance(found, RuntimeError):
+            _remember(places[i], found)
+        yield i, found
 
 
 def ranks_that_differ(layout: ParallelismConfig) -> list[int]:
@@ -72,23 +77,6 @@ def ranks_that_differ(layout: ParallelismConfig) -> list[int]:
     """
     inside = layout.ring_size * layout.ulysses_size * layout.tp_size
     return [stage * inside for stage in range(layout.pp_size)]
-
-
-def _start(files: Path, asked: list[tuple[Job, int]]) -> tuple[subprocess.Popen[str], Path]:
-    files.with_suffix(".asked").write_bytes(pickle.dumps(asked))
-    environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS} | ALONE
-    command = [sys.executable, "-m", "ditmesh.planner.rank", str(files)]
-    process = subprocess.Popen(
-        command, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    return process, files
-
-
-def _answers(process: subprocess.Popen[str], files: Path) -> list[Workload | ValueError]:
-    _, told = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the dry run failed, which is an error of ditmesh; please report it:\n{told[-2000:]}")
-    return pickle.loads(files.with_suffix(".found").read_bytes())
 
 
 def _place(job: Job, rank: int) -> Path:

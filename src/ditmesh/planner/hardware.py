@@ -13,9 +13,9 @@ from ditmesh.config.words import either, suggest
 
 SHIPPED = Path(__file__).with_name("hardware.toml")
 THIS = "this"  # the machine that ditmesh selftest measured
-GIB, GB, MICRO = 2**30, 10**9, 1e-6
+GIB, MIB, GB, MICRO = 2**30, 2**20, 10**9, 1e-6
 DEVICE_KEYS = ("memory", "bandwidth", "rates", "topology", "source", "context", "launch", "startup")
-DEVICE_KEYS += ("efficiency", "cpu")
+DEVICE_KEYS += ("efficiency", "cpu", "cache", "cache_bandwidth")
 MACHINE = re.compile(r"([1-9][0-9]{0,3})[xX*](.+)")
 LEVEL_KEYS = ("ranks", "bandwidth", "latency", "pair")
 
@@ -53,6 +53,8 @@ class Hardware:
             and "link".
         source: where the numbers are from.
         is_cpu: weights are float32 there where nobody says otherwise.
+        cache: bytes of the last cache before the memory, and ``cache_bandwidth`` bytes/s of it; 0 for none to reckon
+            with.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Hardware:
     startup: float
     source: str
     is_cpu: bool = False
+    cache: int = 0
+    cache_bandwidth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ def hardware(name: str, table: Table | None = None, link: str | None = None) -> 
             startup=_positive(own, "startup") * MICRO,
             source=str(entry.get("source", "")),
             is_cpu=bool(entry.get("cpu", False)),
+            cache=int(entry.get("cache", 0) * MIB),
+            cache_bandwidth=float(entry.get("cache_bandwidth", 0)) * GB,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -249,6 +255,8 @@ def write_entry(device: Hardware, path: Path | None = None) -> Path:
             f"launch = {device.launch / MICRO:.6g}\n",
             f"startup = {device.startup / MICRO:.6g}\n",
             f"efficiency = {_inline(device.efficiency)}\n",
+            f"cache = {device.cache / MIB:.6g}\n",
+            f"cache_bandwidth = {device.cache_bandwidth / GB:.6g}\n",
             f"cpu = {str(device.is_cpu).lower()}\n",
             f"source = '{device.source.replace(chr(39), ' ')}'\n",
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ditmesh.planner.hardware import GIB, Hardware
-from ditmesh.planner.workload import Workload
+from ditmesh.planner.workload import Phase, Workload
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def weigh(work: Workload, device: Hardware) -> Memory:
     peaks = dict.fromkeys(("decode", "other"), 0)
     for phase in work.phases:
         name = phase.name if phase.name in peaks else "other"
-        peaks[name] = max(peaks[name], phase.activation_peak)
+        peaks[name] = max(peaks[name], phase.activation_peak + (0 if device.is_cpu else _copies(phase)))
     return Memory(
         weights=sum(work.weights.values()) - encoders - vae,
         encoders=encoders,
@@ -53,6 +53,12 @@ def weigh(work: Workload, device: Hardware) -> Memory:
         decode=peaks["decode"],
         context=device.context,
     )
+
+
+def _copies(phase: Phase) -> int:
+    """The bytes of cuDNN's own copies: its 16-bit convolutions take channels last, and tensors have them first."""
+    halves = (one for one in phase.operators if one.kind == "convolution" and one.dtype in ("bfloat16", "float16"))
+    return max((one.bytes for one in halves), default=0)
 
 
 def heaviest(works: Iterable[Workload], device: Hardware) -> Memory:

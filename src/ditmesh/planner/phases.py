@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import nn
 
 from ditmesh.config import ParallelismConfig

@@ -99,12 +99,12 @@ def estimate(job: Job, works: Sequence[Workload], device: Hardware, hits: float 
         works: of all ranks that differ.
         hits: the part of the steps that a cache leaves out.
     """
-    seconds = slowest(works, device, job.layout.world_size)
+    seconds = slowest(works, device, job.layout.world_size, hits)
     return Estimate(
         job,
         device,
         heaviest(works, device),
-        seconds.scaled(1 - hits),
+        seconds,
         unknown=tuple(dict.fromkeys(line for work in works for line in work.unknown)),
     )
 

@@ -1,6 +1,6 @@
 """Look at every layout of a job on a machine."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -8,12 +8,14 @@ from typing import Any
 from ditmesh.config import ParallelismConfig
 from ditmesh.job.description import Job
 from ditmesh.job.quantization import find_quantization
+from ditmesh.planner.dry_run import as_found, ranks_that_differ
 from ditmesh.planner.hardware import Hardware
 from ditmesh.planner.layouts import layouts, with_layout
 from ditmesh.planner.plan import Estimate, Plan, cures, estimate, ranked
-from ditmesh.planner.workers import Answer, dry_runs
+from ditmesh.planner.workers import Answer
+from ditmesh.planner.workload import Workload
 
-Runs = Callable[[Iterable[Job], float | None], Iterator[tuple[int, Answer]]]
+Runs = Callable[[list[tuple[Job, int]], float | None], Iterator[tuple[int, Answer]]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Question:
     seconds: float | None = None
 
 
-def search(job: Job, ask: Question, runs: Runs = dry_runs, tell: Callable[[int, int], None] | None = None) -> Plan:
+def search(job: Job, ask: Question, runs: Runs = as_found, tell: Callable[[int, int], None] | None = None) -> Plan:
     """Every layout of a job, predicted.
 
     Args:
@@ -76,16 +78,25 @@ def look(
             once.append(one)
         alike.setdefault(key, []).append(place)
     places, found = list(alike.values()), dict[int, Estimate]()
-    for done, (at, answer) in enumerate(runs(once, ask.seconds), 1):
-        for place in places[at]:
-            job = jobs[place]
-            if isinstance(answer, str):
-                found[place] = Estimate(job, ask.device, refused=answer)
-            else:
-                found[place] = estimate(job, answer, ask.device, ask.hits)
-        if tell is not None:
-            tell(done, len(once))
+    asked = [(at, rank) for at, job in enumerate(once) for rank in ranks_that_differ(job.layout)]
+    answers = [list[Answer]() for _ in once]
+    for number, answer in runs([(once[at], rank) for at, rank in asked], ask.seconds):
+        at = asked[number][0]
+        answers[at].append(answer)
+        if len(answers[at]) == len(ranks_that_differ(once[at].layout)):
+            found |= {place: judged(jobs[place], answers[at], ask) for place in places[at]}
+            if tell is not None:
+                tell(len(found), len(jobs))
     return found
+
+
+def judged(job: Job, answers: list[Answer], ask: Question) -> Estimate:
+    """The estimate of a layout, or why there is none."""
+    works = [answer for answer in answers if isinstance(answer, Workload)]
+    if len(works) == len(answers):
+        return estimate(job, works, ask.device, ask.hits)
+    [why, *_] = [answer for answer in answers if not isinstance(answer, Workload)]
+    return Estimate(job, ask.device, refused=" ".join(str(why).split()))
 
 
 def cured(estimates: list[Estimate], job: Job, ask: Question, runs: Runs) -> list[Estimate]:

@@ -8,6 +8,7 @@ from ditmesh.planner.hardware import Hardware
 from ditmesh.planner.messages import seconds_of
 from ditmesh.planner.workload import Message, Operator, Phase, Workload
 
+STEP, CACHED = "step", "cached step"
 ARITHMETIC = ("matmul", "attention", "convolution")
 LIMITS = {  # what takes longest, and how a table says so
     "matmul": "matrices",
@@ -41,16 +42,6 @@ class Seconds:
     def denoise(self) -> float:
         return self.compute + self.communication + self.bubble + self.launch
 
-    def scaled(self, part: float) -> "Seconds":
-        """The same where only this part of the steps is computed."""
-        return replace(
-            self,
-            compute=part * self.compute,
-            communication=part * self.communication,
-            bubble=part * self.bubble,
-            launch=part * self.launch,
-        )
-
     @property
     def total(self) -> float:
         return self.encode + self.denoise + self.decode
@@ -66,11 +57,21 @@ def rate_of(dtype: str, device: Hardware) -> float:
 
 def operator_seconds(one: Operator, device: Hardware) -> float:
     """The seconds of one of these: as long as its arithmetic or its memory traffic takes, whichever is longer."""
-    moving = one.bytes / (device.bandwidth * device.efficiency["memory"])
+    moving = moving_seconds(one.bytes, device)
     if one.kind not in ARITHMETIC or not one.flops:
         return moving + device.startup
     computing = one.flops / (rate_of(one.dtype, device) * device.efficiency[one.kind])
     return max(moving, computing) + device.startup
+
+
+def moving_seconds(size: int, device: Hardware) -> float:
+    """The seconds of reading and writing so many bytes, where what the operator before wrote may still be in a cache.
+
+    That is as much as half of the cache, since others use it too.
+    """
+    cached = min(size, device.cache / 2) if device.cache_bandwidth > device.bandwidth else 0.0
+    slow = (size - cached) / (device.bandwidth * device.efficiency["memory"])
+    return slow + (cached / device.cache_bandwidth if cached else 0.0)
 
 
 def spent(phase: Phase, device: Hardware, world: int) -> dict[str, float]:
@@ -96,17 +97,22 @@ def _overlapped(messages: Iterable[Message], axis: str) -> float:
     return (ranks - 1) / ranks
 
 
-def price(work: Workload, device: Hardware, world: int) -> Seconds:
-    """The seconds of one call on the rank whose work this is."""
+def price(work: Workload, device: Hardware, world: int, hits: float = 0.0) -> Seconds:
+    """The seconds of one call on the rank whose work this is.
+
+    Args:
+        hits: the part of the steps in which a cache leaves blocks out.
+    """
     whole, steps = {"encode": 0.0, "decode": 0.0}, defaultdict[str, float](float)
     for phase in work.phases:
-        for what, seconds in spent(phase, device, world).items():
+        parts, repeats = spent(phase, device, world), _repeats(phase, work.phases, hits)
+        parts["bubble"] = sum(parts.values()) * phase.bubble / (1 - phase.bubble)
+        for what, seconds in parts.items():
             if phase.name in whole:
-                whole[phase.name] += phase.repeats * seconds
+                whole[phase.name] += repeats * seconds
             else:
-                steps[what] += phase.repeats * seconds
-    steps["bubble"] = sum(steps.values()) * work.bubble / (1 - work.bubble)
-    longest = max(steps, key=lambda what: steps[what])
+                steps[what] += repeats * seconds
+    longest = max(steps, key=lambda what: steps[what], default="launch")
     return Seconds(
         encode=whole["encode"],
         decode=whole["decode"],
@@ -118,8 +124,17 @@ def price(work: Workload, device: Hardware, world: int) -> Seconds:
     )
 
 
-def slowest(works: Iterable[Workload], device: Hardware, world: int) -> Seconds:
+def _repeats(phase: Phase, phases: Iterable[Phase], hits: float) -> float:
+    """How often a phase runs: of a transformer's steps, a part is cached ones, where there are such."""
+    mine = [one for one in phases if one.component == phase.component and one.name in (STEP, CACHED)]
+    if phase.name not in (STEP, CACHED) or not any(one.name == CACHED for one in mine):
+        return phase.repeats
+    kinds = sum(one.name == CACHED for one in mine)
+    return hits * sum(one.repeats for one in mine) / kinds if phase.name == CACHED else (1 - hits) * phase.repeats
+
+
+def slowest(works: Iterable[Workload], device: Hardware, world: int, hits: float = 0.0) -> Seconds:
     """Part by part the slowest rank's seconds: all of them wait for each other in each."""
-    priced = [price(work, device, world) for work in works]
+    priced = [price(work, device, world, hits) for work in works]
     worst = max(priced, key=lambda one: one.denoise)
     return replace(worst, encode=max(one.encode for one in priced), decode=max(one.decode for one in priced))

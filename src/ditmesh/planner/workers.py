@@ -1,121 +1,141 @@
-"""Dry runs beside each other: processes of their own, since each is one rank of a world that is not there.
+"""Processes that rehearse ranks of jobs, one after the other: each is alone in a process group that does not exist.
 
-A process takes jobs on its standard input and answers on its standard output, pickled; whatever libraries print there
-goes elsewhere. It inherits nothing of a launcher's: neither a rank nor a GPU.
+A process takes jobs on its standard input and answers on its standard output, pickled; what libraries print there goes
+to its standard error. It inherits nothing of a launcher's: neither a rank nor a GPU.
 """
 
+import logging
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from threading import Timer
-from typing import IO, Any
+from tempfile import TemporaryFile
+from threading import Event, Timer
 
 from ditmesh.job.description import Job
 from ditmesh.planner.workload import Workload
 from ditmesh.runtime.launch import cores
-from ditmesh.runtime.world import NUMBERS
 
-Answer = Sequence[Workload] | str  # what the ranks of a job do, or why it cannot be
-MODULE = "ditmesh.planner.workers"
-# What a program can stumble over that runs on tensors without numbers.
-FAILURES = (RuntimeError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, OSError)
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+Asked = tuple[Job, int]
+Answer = Workload | ValueError | RuntimeError  # what a rank does; why the job cannot run; an error of ours
 
 
-def dry_runs(jobs: Iterable[Job], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
-    """What the ranks of each job do, in the order in which it is found out, with the job's place.
+class Worker:
+    """A process, started when it is first asked, and again after one that died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told = TemporaryFile()
+        self.ended = False
+
+    def ask(self, asked: Asked) -> Answer | None:
+        """The answer; None once it was ended from outside."""
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            pickle.dump(asked, process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._process = None
+            process.wait()
+            self._told.seek(0)
+            last = self._told.read().decode(errors="replace").strip()[-2000:]
+            failed = RuntimeError(f"the dry run failed, which is an error of ditmesh; please report it:\n{last}")
+            return None if self.ended else failed
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS} | ALONE
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        self._told.seek(0)
+        self._told.truncate()
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._told,
+        )
+
+    def end(self) -> None:
+        """Kill the process, whatever it is at; it is not started again."""
+        self.ended = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def answers(asked: Sequence[Asked], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
+    """What each rank does, with its place, as soon as it is known; on all cores.
 
     Args:
-        seconds: after which no more is found out.
+        seconds: after which nothing more is found out.
     """
-    waiting, answers = SimpleQueue[tuple[int, Job]](), SimpleQueue[tuple[int, Answer] | None]()
-    count = 0
-    for place, job in enumerate(jobs):
-        waiting.put((place, job))
-        count += 1
-    processes = [_start() for _ in range(min(cores(), count))]
-    bound = None if seconds is None else Timer(seconds, lambda: [one.kill() for one in processes])
-    if bound is not None:
-        bound.start()
-    try:
-        with ThreadPoolExecutor(max(1, len(processes))) as pool:
-            for process in processes:
-                pool.submit(_feed, process, waiting, answers)
-            left = len(processes)
-            while left:
-                answer = answers.get()
+    waiting, found = SimpleQueue[tuple[int, Asked]](), SimpleQueue[tuple[int, Answer] | None]()
+    for item in enumerate(asked):
+        waiting.put(item)
+    workers = [Worker() for _ in range(min(cores(), len(asked)))]
+    over = Event()
+
+    def feed(worker: Worker) -> None:
+        try:
+            while not over.is_set():
+                place, one = waiting.get_nowait()
+                answer = worker.ask(one)
                 if answer is None:
-                    left -= 1
-                else:
+                    break
+                found.put((place, answer))
+        except Empty:
+            pass
+        finally:
+            worker.end()
+            found.put(None)
+
+    def stop() -> None:
+        over.set()
+        for worker in workers:
+            worker.end()
+
+    bound = Timer(seconds if seconds is not None else 0, stop)
+    bound.daemon = True
+    if seconds is not None:
+        bound.start()
+    with ThreadPoolExecutor(max(1, len(workers))) as pool:
+        try:
+            for worker in workers:
+                pool.submit(feed, worker)
+            for _ in workers:
+                while (answer := found.get()) is not None:
                     yield answer
-    finally:
-        if bound is not None:
+        finally:
             bound.cancel()
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def _start() -> "subprocess.Popen[bytes]":
-    theirs = {name: value for name, value in os.environ.items() if name not in (*NUMBERS, "MASTER_ADDR")}
-    theirs |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, env=theirs
-    )
-
-
-def _feed(process: "subprocess.Popen[bytes]", waiting: SimpleQueue[Any], answers: SimpleQueue[Any]) -> None:
-    """Give a process job after job, until there are none or it is gone."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        while True:
-            place, job = waiting.get_nowait()
-            pickle.dump(job, process.stdin)
-            process.stdin.flush()
-            answers.put((place, pickle.load(process.stdout)))
-    except (Empty, EOFError, OSError):
-        pass
-    finally:
-        answers.put(None)
-
-
-def answer(job: Job, run: Callable[[Job], Sequence[Workload]]) -> Answer:
-    """What the ranks do, or the refusal or failure in words: one layout that cannot be run leaves the others."""
-    try:
-        return run(job)
-    except ValueError as error:
-        return " ".join(str(error).split())
-    except (
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        NotImplementedError,
-        AssertionError,
-        OSError,
-    ) as error:
-        where = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return f"the dry run failed, so that nothing is known of it ({where[:300]})"
+            stop()
 
 
 def main() -> None:
     """Answer until the input ends."""
-    out: IO[bytes] = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from ditmesh.planner.dry_run import works_of
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as out:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        logging.disable(logging.WARNING)
+        from ditmesh.planner.rehearsal import rehearse
 
-    while True:
-        try:
-            job = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        pickle.dump(answer(job, works_of), out)
-        out.flush()
+        while True:
+            try:
+                job, rank = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                return
+            try:
+                answer: Answer = rehearse(job, rank)
+            except ValueError as error:
+                answer = ValueError(str(error))
+            pickle.dump(answer, out)
+            out.flush()
 
 
 if __name__ == "__main__":

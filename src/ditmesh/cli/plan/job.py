@@ -17,6 +17,7 @@ from ditmesh.job.example import Example
 from ditmesh.job.facts import read_pipeline
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.quantization import find_quantization
+from ditmesh.planner.checkpoints import configs_of
 from ditmesh.planner.hardware import machine, read_table
 from ditmesh.planner.layouts import text_encoders
 from ditmesh.planner.search import Question
@@ -33,6 +34,7 @@ def describe_plan(options: PlanOptions) -> tuple[Job, Question]:
     table = read_table(*([options.hardware] if options.hardware else []))
     device, devices = machine(options.gpus, table, options.link)
     example, model = find_model(options.model)
+    model = configs_of(model)
     facts = read_pipeline(model, flag="MODEL")
     example = for_pipeline(example, facts.class_name)
     call = plan_call(options, example)
@@ -72,7 +74,7 @@ def find_model(name: str) -> tuple[Example, str]:
         known = by_model.get(name)
         if known is not None:
             return known, name
-        facts = read_pipeline(name, flag="MODEL")
+        facts = read_pipeline(configs_of(name), flag="MODEL")
         found = example_of(facts.class_name)
         if found is None:
             known_classes = ", ".join(dict.fromkeys(example.pipeline for example in EXAMPLES.values()))

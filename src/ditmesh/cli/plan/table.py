@@ -25,7 +25,6 @@ WIDE = 156  # columns of the table
 NOTES = {
     "cache": "what a cache leaves out is not known beforehand: seconds are those without one; --cache-hits 0.5 says "
     "that it leaves out half of the steps",
-    "hits": "a step that the cache leaves out counts as nothing; its first blocks take a little more",
     "lossy": "layouts marked * see some of the step before (PipeFusion) and are not recommended for it",
     "peak": "GiB is the peak of one device: weights, buffers and the larger of activations and decoding, plus context",
 }
@@ -116,8 +115,8 @@ def note_lines(plan: Plan, options: PlanOptions) -> list[str]:
     notes = [NOTES["peak"]]
     if any(one.layout.is_lossy and one.memory for one in plan.estimates):
         notes.append(NOTES["lossy"])
-    if options.cache:
-        notes.append(NOTES["cache" if options.cache_hits is None else "hits"])
+    if options.cache and options.cache_hits is None:
+        notes.append(NOTES["cache"])
     refused = [one for one in plan.estimates if one.refused]
     if refused:
         notes.append(f"{len(refused)} layouts cannot run, such as {refused[0].layout}: {refused[0].refused}")
@@ -134,18 +133,19 @@ def command(one: Estimate, options: PlanOptions) -> str:
     parallel = [f"--parallel {layout}"] if layout.world_size > 1 else []
     if options.throughput:
         asked = ["--shard_weights"] if layout.shard_weights else []
-        model = f"--model_name {shlex.quote(job.model)}"
+        model = EXAMPLES[options.model].model if options.model in EXAMPLES else options.model
+        model = f"--model_name {shlex.quote(model)}"
         return " ".join(["ditmesh t2i", model, "--prompts_file prompts.txt", *parallel, *asked])
-    return " ".join(["ditmesh generate", *example_flags(job), *parallel, *asked])
+    return " ".join(["ditmesh generate", *example_flags(job, options.model), *parallel, *asked])
 
 
-def example_flags(job: Job) -> list[str]:
+def example_flags(job: Job, asked: str) -> list[str]:
     """What `generate` is to draw with."""
-    if job.example.name in EXAMPLES:
-        return [job.example.name]
+    if asked in EXAMPLES:
+        return [asked]
     named = example_of(job.example.pipeline)
     assert named is not None
-    return [named.name, "--model-path", shlex.quote(job.model)]
+    return [named.name, "--model-path", shlex.quote(asked)]
 
 
 def given_flags(options: PlanOptions, job: Job) -> list[str]:
@@ -169,7 +169,7 @@ def as_json(plan: Plan, options: PlanOptions) -> dict[str, Any]:
     """All that is known, for programs; memory in GiB."""
     best = plan.best
     return {
-        "model": plan.job.model,
+        "model": options.model,
         "device": plan.device.name,
         "devices": plan.devices,
         "device_gib": gib(plan.device.memory),
