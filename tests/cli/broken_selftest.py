@@ -39,7 +39,7 @@ def main() -> None:
     from ditmesh.cli.selftest.cases import Case
 
     gangs.RANK = "tests.cli.broken_selftest"
-    verb.ONCE = ("machine", "messages")
+    verb.ONCE, verb.SHARE = ("machine", "messages"), 20
     verb.cases = lambda *_: [Case(pipeline, layout) for layout, pipeline in CASES]
     ditmesh(["selftest", *sys.argv[1:]])
 

@@ -76,12 +76,14 @@ def test_wrong_usage_is_refused_at_once(refused, launched, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_a_wrong_layout_and_a_silent_rank_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "XDG_CONFIG_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.cli.broken_selftest", "--seconds", "120", "--report", "told.txt"]
+    command = [sys.executable, "-m", "tests.cli.broken_selftest", "--seconds", "240", "--report", "told.txt"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     told = (tmp_path / "told.txt").read_text()
     assert "3 cases on 2 CPU ranks: 1 exact, 1 WRONG, 1 FAILED" in done.stdout.splitlines()
-    lines = {line.split()[0]: line for line in told.splitlines() if line.startswith(("ring2", "tp2", "ulysses2"))}
+    lines = {
+        line.split()[0]: line.rstrip() for line in told.splitlines() if line.startswith(("ring2", "tp2", "ulysses2"))
+    }
     assert lines["ring2"].endswith("WRONG")
     assert lines["tp2"].endswith("FAILED")
     assert lines["ulysses2"].endswith("exact")
