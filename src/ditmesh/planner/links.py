@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, log2
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -85,6 +86,6 @@ def links(measured: Sequence[Measured]) -> tuple[Link, ...]:
         here = [one for one in measured if one.ranks == ranks]
         bandwidth = max(one.leaving for one in here)
         [pair] = [one.rate for one in here if one.message == "pair"]
-        latency = sum(one.latency for one in here) / len(here) / ceil(log2(ranks))
+        latency = median(one.latency for one in here) / ceil(log2(ranks))
         found.append(Link(ranks, bandwidth, latency, pair if pair < PAIR * bandwidth else 0.0))
     return tuple(found)

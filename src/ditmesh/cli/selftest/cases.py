@@ -93,7 +93,7 @@ def _spread(ranks: int, tiny: list[str]) -> Iterator[Case]:
         yield Case(next(turn), layout, shard_weights=True)
         yield Case(next(turn), layout, cached=True)
     yield Case(next(turn), f"tp{ranks}", cached=True)
-    yield Case(next(turn), f"pp{ranks}", patched=True)
+    yield Case(DEMO if _suits_demo(f"pp{ranks}") else next(turn), f"pp{ranks}", patched=True)
     yield from (Case(next(turn), layout, shared="dp" not in layout) for layout in layouts(ranks) if "." in layout)
 
 
