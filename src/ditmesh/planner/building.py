@@ -1,4 +1,4 @@
-"""A pipeline made of its configurations: hollow models, its own scheduler, and its tokenizers if their files are here."""
+"""A pipeline made of its configurations: hollow models, its own scheduler, its tokenizers if their files are here."""
 
 import inspect
 import json

@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
 
+from ditmesh.config import ParamsModifier
+from ditmesh.job.caching import Cached
 from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
@@ -26,6 +28,7 @@ from ditmesh.upstream.quantizers import quantize_linears
 from ditmesh.upstream.unread import nbytes
 
 SIDE = 1024  # of a picture that nobody gave
+EVERY_STEP = {"residual_diff_threshold": 1.0}
 
 
 def rehearse(job: Job, rank: int) -> Workload:
@@ -43,7 +46,7 @@ def rehearse(job: Job, rank: int) -> Workload:
             _follow(recorder, name, part, undo)
         undo.enter_context(alone(rank, max(job.layout.world_size, 1)))
         # Which kernel attends changes none of what is counted here, and not all of them are on a CPU.
-        share_out(pipe, replace(job, kernel=None))
+        share_out(pipe, replace(job, kernel=None, cache=job.cache and _always(job.cache)))
         weights = weights_of(pipe)
         if (scheduler := pipe.components.get("scheduler")) is not None:
             recorder.follow_steps(scheduler, undo)
@@ -78,6 +81,17 @@ def _change(pipe: Any, job: Job) -> tuple[str, ...]:
     if job.tuning.offload is not None:
         unknown.append(f"what {job.tuning.offload} offloading keeps on the host, and what it moves")
     return tuple(unknown)
+
+
+def _always(cache: Cached) -> Cached:
+    """The cache, where it leaves out blocks whenever it may: steps are so alike as nobody knows before."""
+
+    def change(modifier: ParamsModifier) -> ParamsModifier:
+        config = modifier.cache_config
+        return modifier if config is None else replace(modifier, cache_config=config.update(**EVERY_STEP))
+
+    modifiers = tuple(tuple(map(change, several)) for several in cache.modifiers)
+    return replace(cache, config=cache.config.update(**EVERY_STEP), modifiers=modifiers)
 
 
 def _follow(recorder: Recorder, name: str, part: nn.Module, undo: ExitStack) -> None:

@@ -35,7 +35,7 @@ def alone(rank: int, world_size: int) -> Iterator[None]:
     def broadcast_object_list(
         objects: list[Any], *args: Any, group: Any = None, group_src: Any = None, **_: Any
     ) -> None:
-        if dist.get_rank(group) == (group_src or 0):
+        if dist.get_rank(group) == group_src:
             said[:] = objects
         elif said:
             objects[:] = said

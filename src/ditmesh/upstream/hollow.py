@@ -1,7 +1,7 @@
 """Tensors of a shape and no numbers: what is made of one is another, at no cost, and who looks on sees every operator.
 
 They pass for tensors on the CPU. What is made of plain tensors alone stays so: a pipeline may read its masks, its
-timesteps and the lengths of its prompts. Of a hollow tensor it reads zeros.
+timesteps and the lengths of its prompts. Of a hollow tensor it reads ones, and nothing that is true.
 """
 
 import weakref
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed._tools.fake_collectives  # pyright: ignore[reportUnusedImport]  # messages of tensors on meta
 from torch import Tensor, nn
-from torch.fx.experimental import _config as all_places
+from torch.fx.experimental import _config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ditmesh.upstream.trees import map_tensors, tensors, tree_map
@@ -23,7 +23,6 @@ from ditmesh.upstream.unread import Origin, Unread
 aten = torch.ops.aten
 SMALL, LARGE = 1 << 11, 1 << 24  # so many numbers nobody draws or works out if nobody reads them
 BY_INDEX = (aten.index, aten.index_put, aten.index_put_)
-READS = (aten._local_scalar_dense.default, aten.is_nonzero.default)
 Look = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
@@ -50,9 +49,10 @@ class Hollow(Unread):
         kwargs = kwargs or {}
         if func is aten.equal.default:
             return args[0].shape == args[1].shape
-        if func in READS:
-            number = {torch.bool: bool}.get(args[0].dtype, float if args[0].dtype.is_floating_point else int)
-            return number(0)
+        if func is aten._local_scalar_dense.default:
+            return _read(args[0].dtype)
+        if func is aten.is_nonzero.default:
+            return False
         forms: dict[int, Any] = {}
 
         def form(x: Any) -> Any:
@@ -77,6 +77,9 @@ class Hollow(Unread):
         kind: Any = Hollow if cls is Tensor else type(f"Hollow{cls.__name__}", (cls, Hollow), {})
         return _of(kind, self.form)
 
+    def tolist(self) -> Any:
+        return torch.full(self.shape, _read(self.dtype)).tolist()
+
     def data_ptr(self) -> int:
         """A number for each place in memory."""
         return self.form.untyped_storage()._cdata + self.form.storage_offset() * self.form.element_size()
@@ -87,6 +90,10 @@ class Hollow(Unread):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copy = Hollow.of(self.form.clone())
         return memo.setdefault(id(self), nn.Parameter(copy, False) if isinstance(self, nn.Parameter) else copy)
+
+
+def _read(dtype: torch.dtype) -> float | int | bool:
+    return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
 def _of(kind: Any, form: Tensor) -> Any:
@@ -105,7 +112,7 @@ def _hollow(x: Any, given: dict[int, Any]) -> Any:
 
 
 def hollow_out(module: nn.Module, dtype: Callable[[str, Tensor], torch.dtype]) -> None:
-    """Make the weights of a module that was built on meta hollow, in place; those that two modules share stay one.
+    """Make the weights of a module hollow, in place; those that two modules share stay one.
 
     Args:
         module: the module.
@@ -114,9 +121,9 @@ def hollow_out(module: nn.Module, dtype: Callable[[str, Tensor], torch.dtype]) -
     made: dict[int, Any] = {}
     for path, part in module.named_modules():
         for name, x in part._parameters.items():
-            if x is not None and x.is_meta:
+            if x is not None:
                 if id(x) not in made:
-                    whole = x.detach().to(dtype(f"{path}.{name}".lstrip("."), x))
+                    whole = x.detach().to("meta").to(dtype(f"{path}.{name}".lstrip("."), x))
                     made[id(x)] = x, nn.Parameter(Hollow.of(whole), requires_grad=False)
                 part._parameters[name] = made[id(x)][1]
 
@@ -198,7 +205,8 @@ class Watch(TorchDispatchMode):
     def __init__(self, look: Look):
         super().__init__()
         self._look = look
-        self._assume = all_places.patch(meta_nonzero_assume_all_nonzero=True)
+        settings: Any = _config
+        self._assume = settings.patch(meta_nonzero_assume_all_nonzero=True)
 
     def __enter__(self) -> Any:
         self._assume.__enter__()

@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
@@ -24,7 +24,8 @@ def build_hollow(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> nn
     # Without buffers and tables, whose numbers a model may read. Parameters take no memory that nobody writes to.
     with init_empty_weights(include_buffers=False), no_init_weights():
         if issubclass(kind, transformers.PreTrainedModel):
-            made = kind(kind.config_class.from_dict(dict(config)))
+            configuration: Any = kind.config_class
+            made: Any = kind(configuration.from_dict(dict(config)))
             kept = made._keep_in_fp32_modules_strict or ()
             if dtype == torch.float16:
                 kept = {*kept, *(made._keep_in_fp32_modules or ())}

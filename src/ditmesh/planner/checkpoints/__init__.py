@@ -44,7 +44,7 @@ def configs_of(model: str) -> str:
 
 
 def _is_cached(model: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(model, INDEX), str)
 
