@@ -6,12 +6,13 @@ from dataclasses import replace
 from ditmesh.config import AXES, ParallelismConfig, holding
 from ditmesh.job.checks import check_facts
 from ditmesh.job.description import Job
+from ditmesh.planner.dry_run import ranks_that_differ
 
 TEXTS = ("text_encoder", "vision_language_encoder")
 
 
 def layouts(devices: int, throughput: bool = False, exactly: bool = False) -> Iterator[ParallelismConfig]:
-    """Every layout of at most so many devices whose number divides theirs, those of all devices first.
+    """Every layout of at most so many devices whose number divides theirs; those of all devices first, stages last.
 
     Args:
         throughput: whether replicas count; without, one picture is drawn at a time.
@@ -19,9 +20,18 @@ def layouts(devices: int, throughput: bool = False, exactly: bool = False) -> It
     """
     worlds = [devices] if exactly else [devices // n for n in range(1, devices + 1) if devices % n == 0]
     axes = [axis for axis in AXES if throughput or AXES[axis].share]
-    for world in worlds:
-        for sizes in _factors(world, axes):
-            yield ParallelismConfig.parse(".".join(f"{axis}{size}" for axis, size in sizes.items()))
+    found = [
+        ParallelismConfig.parse(".".join(f"{axis}{size}" for axis, size in sizes.items()))
+        for world in worlds
+        for sizes in _factors(world, axes)
+    ]
+    return iter(sorted(found, key=lambda layout: layout.pp_size > 1))
+
+
+def ranks_to_look_at(layout: ParallelismConfig) -> list[int]:
+    """Of a layout's stages the first and the last two: those between have as many blocks, and nothing beside them."""
+    stages = ranks_that_differ(layout)
+    return [stages[i] for i in sorted({0, max(len(stages) - 2, 0), len(stages) - 1})]
 
 
 def _factors(number: int, axes: list[str]) -> Iterator[dict[str, int]]:

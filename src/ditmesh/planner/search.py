@@ -8,9 +8,9 @@ from typing import Any
 from ditmesh.config import ParallelismConfig
 from ditmesh.job.description import Job
 from ditmesh.job.quantization import find_quantization
-from ditmesh.planner.dry_run import as_found, ranks_that_differ
+from ditmesh.planner.dry_run import as_found
 from ditmesh.planner.hardware import Hardware
-from ditmesh.planner.layouts import layouts, with_layout
+from ditmesh.planner.layouts import layouts, ranks_to_look_at, with_layout
 from ditmesh.planner.plan import Estimate, Plan, cures, estimate, ranked
 from ditmesh.planner.workers import Answer
 from ditmesh.planner.workload import Workload
@@ -78,12 +78,12 @@ def look(
             once.append(one)
         alike.setdefault(key, []).append(place)
     places, found = list(alike.values()), dict[int, Estimate]()
-    asked = [(at, rank) for at, job in enumerate(once) for rank in ranks_that_differ(job.layout)]
+    asked = [(at, rank) for at, job in enumerate(once) for rank in ranks_to_look_at(job.layout)]
     answers = [list[Answer]() for _ in once]
     for number, answer in runs([(once[at], rank) for at, rank in asked], ask.seconds):
         at = asked[number][0]
         answers[at].append(answer)
-        if len(answers[at]) == len(ranks_that_differ(once[at].layout)):
+        if len(answers[at]) == len(ranks_to_look_at(once[at].layout)):
             found |= {place: judged(jobs[place], answers[at], ask) for place in places[at]}
             if tell is not None:
                 tell(len(found), len(jobs))

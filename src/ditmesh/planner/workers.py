@@ -30,7 +30,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = TemporaryFile()
+        self._told = TemporaryFile()  # noqa: SIM115  # as long as there is a worker
         self.ended = False
 
     def ask(self, asked: Asked) -> Answer | None:
