@@ -11,6 +11,7 @@ from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate.verb import generate
 from ditmesh.cli.models.verb import models
 from ditmesh.cli.plan.verb import plan
+from ditmesh.cli.selftest.verb import selftest
 from ditmesh.cli.t2i.verb import t2i
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command(cls=Sections, no_args_is_help=True)(bench)
 app.command(cls=Sections, no_args_is_help=True)(plan)
 app.command()(models)
 app.command(no_args_is_help=True)(check_model)
+app.command()(selftest)
 
 
 def _print_version(wanted: bool) -> None:
