@@ -1,0 +1,107 @@
+"""An order under way: how far each of its pictures is, and who waits for it."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ditmesh.replicas.requests import Finished, Paused, Preview, Request, Result, Resumed, Retried, Started, Stepped
+from ditmesh.serve.errors import Refusal
+from ditmesh.serve.orders import Order
+from ditmesh.serve.store import Job
+
+
+@dataclass
+class Part:
+    """One of its pictures."""
+
+    request: Request
+    number: int
+    started: float | None = None
+    replica: int | None = None
+    step: int = 0
+    steps: int = 0
+    preview: bytes = b""
+    results: tuple[Result, ...] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def done(self) -> float:
+        """How much of it, from 0 to 1."""
+        return 1.0 if self.results is not None else min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    def follow(self, event: Started | Stepped | Preview | Retried | Paused | Resumed | Finished) -> None:
+        match event:
+            case Started(replica=replica):
+                self.started, self.replica, self.step = time.monotonic(), replica, 0
+            case Stepped(step=step, steps=steps):
+                self.step, self.steps = step, steps
+            case Preview(content=content):
+                self.preview = content
+            case Retried() | Paused() | Resumed():
+                self.started = self.replica = None
+            case Finished(results=results, seconds=seconds):
+                self.results, self.seconds, self.preview = results, seconds, b""
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A picture on the way, for whoever follows a stream."""
+
+    number: int
+    index: int
+    content: bytes
+
+
+class Live:
+    """An order from when it is taken to its end.
+
+    Attributes:
+        job: as it is written down.
+        ended: done when the last picture is there and written down; raises what to answer otherwise.
+    """
+
+    def __init__(self, job: Job, order: Order, counts: bool):
+        self.job, self.order, self.counts = job, order, counts
+        self.parts = {part.id: Part(part, number) for number, part in enumerate(order.parts)}
+        self.taken = time.monotonic()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody has to ask
+        self.glimpses: set[asyncio.Queue[Glimpse | Part | None]] = set()
+
+    @property
+    def waiting(self) -> list[Part]:
+        return [part for part in self.parts.values() if part.started is None and part.results is None]
+
+    @property
+    def drawing(self) -> list[Part]:
+        return [part for part in self.parts.values() if part.started is not None and part.results is None]
+
+    @property
+    def results(self) -> Iterable[tuple[Part, Result]]:
+        return [(part, result) for part in self.parts.values() for result in part.results or ()]
+
+    @property
+    def progress(self) -> int:
+        """Per cent."""
+        return int(100 * sum(part.done for part in self.parts.values()) / len(self.parts))
+
+    def tell(self, glimpse: Glimpse | Part | None) -> None:
+        for queue in self.glimpses:
+            queue.put_nowait(glimpse)
+
+    def end(self, refusal: Refusal | None = None) -> None:
+        """Let everybody who waits go on."""
+        if not self.ended.done():
+            if refusal is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(refusal)
+        self.tell(None)
+
+
+def job_of(order: Order, origin: str, created: float, **facts: Any) -> Job:
+    """An order as it is written down."""
+    asked = order.asked.model_dump(mode="json", exclude_defaults=True)
+    return Job(order.id, order.kind, "queued", created, {"asked": asked, "origin": origin, "steps": order.steps, **facts})
