@@ -25,8 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"flow", "cache", "loading"},
     "face": {"api", "cache", "config", "spec"},
     "job": GROUND | {"api", "loading", "face"},
-    "batch": {"job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "job", "api", "face"},
+    "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
+    "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
+    "cli": GROUND | {"batch", "replicas", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -73,6 +74,7 @@ LIGHT_JOB = (
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
+LIGHT_FILES |= {f"replicas/{name}.py" for name in ("requests", "engine", "supervisor", "local")}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 
