@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": GROUND | {"api", "loading", "face"},
     "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
     "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "replicas", "job", "api", "face"},
+    "serve": {"replicas", "job", "face", "runtime"},
+    "cli": GROUND | {"batch", "serve", "replicas", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -56,7 +57,7 @@ OUTSIDE: dict[str, set[str]] = {
     "runtime": STANDARD | {"torch", "numpy", "PIL"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
-HEAVY |= {"matplotlib"}
+HEAVY |= {"matplotlib", "fastapi", "uvicorn", "prometheus_client"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
@@ -73,7 +74,7 @@ LIGHT_JOB = (
     "weights",
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
-LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
+LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB} | {"serve/settings.py"}
 LIGHT_FILES |= {f"replicas/{name}.py" for name in ("requests", "engine", "supervisor", "local")}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does

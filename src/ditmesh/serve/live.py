@@ -2,11 +2,23 @@
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ditmesh.replicas.requests import Finished, Paused, Preview, Request, Result, Resumed, Retried, Started, Stepped
+from ditmesh.replicas.requests import (
+    Event,
+    Finished,
+    Paused,
+    Preview,
+    Request,
+    Result,
+    Resumed,
+    Retried,
+    Started,
+    Stepped,
+)
 from ditmesh.serve.errors import Refusal
 from ditmesh.serve.orders import Order
 from ditmesh.serve.store import Job
@@ -31,7 +43,13 @@ class Part:
         """How much of it, from 0 to 1."""
         return 1.0 if self.results is not None else min(1.0, self.step / self.steps) if self.steps else 0.0
 
-    def follow(self, event: Started | Stepped | Preview | Retried | Paused | Resumed | Finished) -> None:
+    @property
+    def view(self) -> dict[str, Any]:
+        """How far it is, as the page shows it."""
+        preview = f"data:image/jpeg;base64,{b64encode(self.preview).decode()}" if self.preview else None
+        return {"replica": self.replica, "step": self.step, "steps": self.steps, "preview": preview}
+
+    def follow(self, event: Event) -> None:
         match event:
             case Started(replica=replica):
                 self.started, self.replica, self.step = time.monotonic(), replica, 0
@@ -43,6 +61,8 @@ class Part:
                 self.started = self.replica = None
             case Finished(results=results, seconds=seconds):
                 self.results, self.seconds, self.preview = results, seconds, b""
+            case _:
+                pass
 
 
 @dataclass(frozen=True)
@@ -59,11 +79,13 @@ class Live:
 
     Attributes:
         job: as it is written down.
+        counts: whether it is held to the bound of the queue.
+        is_over: nothing more is drawn; what was is being written down.
         ended: done when the last picture is there and written down; raises what to answer otherwise.
     """
 
     def __init__(self, job: Job, order: Order, counts: bool):
-        self.job, self.order, self.counts = job, order, counts
+        self.job, self.order, self.counts, self.is_over = job, order, counts, False
         self.parts = {part.id: Part(part, number) for number, part in enumerate(order.parts)}
         self.taken = time.monotonic()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,15 +94,28 @@ class Live:
 
     @property
     def waiting(self) -> list[Part]:
-        return [part for part in self.parts.values() if part.started is None and part.results is None]
+        return [part for part in self._left if part.started is None]
 
     @property
     def drawing(self) -> list[Part]:
-        return [part for part in self.parts.values() if part.started is not None and part.results is None]
+        return [part for part in self._left if part.started is not None]
+
+    @property
+    def _left(self) -> list[Part]:
+        return [] if self.is_over else [part for part in self.parts.values() if part.results is None]
 
     @property
     def results(self) -> Iterable[tuple[Part, Result]]:
         return [(part, result) for part in self.parts.values() for result in part.results or ()]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage, over all its pictures."""
+        spent: dict[str, float] = {}
+        for part in self.parts.values():
+            for stage, seconds in part.seconds.items():
+                spent[stage] = round(spent.get(stage, 0) + seconds, 4)
+        return spent
 
     @property
     def progress(self) -> int:
@@ -101,7 +136,8 @@ class Live:
         self.tell(None)
 
 
-def job_of(order: Order, origin: str, created: float, **facts: Any) -> Job:
+def job_of(order: Order, origin: str) -> Job:
     """An order as it is written down."""
     asked = order.asked.model_dump(mode="json", exclude_defaults=True)
-    return Job(order.id, order.kind, "queued", created, {"asked": asked, "origin": origin, "steps": order.steps, **facts})
+    facts = {"asked": asked, "origin": origin, "steps": order.steps, "size": order.size, "length": order.length}
+    return Job(order.id, order.kind, "queued", time.time(), facts)

@@ -22,6 +22,7 @@ QUALITIES = {"low": 0.5, "high": 1.5, "hd": 1.5}  # times the steps that the mod
 NAMED = ("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale")
 NOT_ASKED = ("num_images_per_prompt", "num_videos_per_prompt")  # n says it
 MOST_STEPS, MOST_FRAMES, RANDOM_SEEDS = 1000, 1024, 2**32
+USUAL = 1024  # pixels of a side that is not known before
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Order:
         kind: image, edit or video.
         body: what was asked; the seed is there even if the client left it open.
         parts: a request for each picture.
+        size: of each picture, as WIDTHxHEIGHT, or auto where its input decides.
         steps: of each picture, if the call has a single number of them.
+        length: of a video, in seconds.
         work: of each picture: steps times values drawn.
     """
 
@@ -40,7 +43,9 @@ class Order:
     kind: str
     body: Body
     parts: tuple[Request, ...]
+    size: str
     steps: int
+    length: str
     work: float
 
     @property
@@ -93,8 +98,12 @@ class Orders:
             body = replace(body, asked=asked.model_copy(update={"seed": seeds[0]}))
         parts = tuple(self._part(f"{id}-{i}", call, seed, body, priority) for i, seed in enumerate(seeds))
         steps = int(call.get("num_inference_steps") or 1)
-        values = (call.get("height") or 1024) * (call.get("width") or 1024) * (call.get("num_frames") or 1)
-        return Order(id, kind, body, parts, steps, steps * values)
+        width, height = call.get("width"), call.get("height")
+        size = f"{width}x{height}" if width and height else "auto"
+        frames = call.get("num_frames") or 1
+        length = f"{frames / self.rate(asked):g}" if self.is_video else ""
+        values = (width or USUAL) * (height or USUAL) * frames
+        return Order(id, kind, body, parts, size, steps, length, steps * values)
 
     def _check_kind(self, kind: str, body: Body) -> None:
         if kind not in self.kinds:
@@ -174,7 +183,9 @@ class Orders:
         words = {"true": True, "false": False}
         if isinstance(value, str):  # of a form
             value = words.get(value.lower(), value) if kind is bool else _number(value)
-        fits = isinstance(value, bool) if kind is bool else isinstance(value, kind | int) and not isinstance(value, bool)
+        fits = (
+            isinstance(value, bool) if kind is bool else isinstance(value, kind | int) and not isinstance(value, bool)
+        )
         if not fits:
             raise Refusal(400, f"{name}: {value!r} is no {kind.__name__}.", name, "invalid_value")
         return value

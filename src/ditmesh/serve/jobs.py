@@ -1,0 +1,121 @@
+"""Jobs of the page: asked for without waiting, followed live, cancelled, paused, forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ditmesh.serve.errors import Refusal
+from ditmesh.serve.images import Attended, sent
+from ditmesh.serve.live import Live
+from ditmesh.serve.server import SCHEMA, Server
+
+KINDS = ("image", "edit", "video")
+BREATH, BEAT = 0.1, 2.0  # seconds between two messages at least, and between two looks at the ranks' memory
+
+
+def routes(server: Server) -> APIRouter:
+    router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+    desk = server.desk
+
+    @router.post("", status_code=202, openapi_extra=SCHEMA)
+    async def create(request: Request) -> dict[str, Any]:
+        """Ask for pictures or a video, and do not wait: the fields of the other paths, as JSON or a form."""
+        live = await desk.take(await server.order(request), "page")
+        return server.view(live.job)
+
+    @router.get("")
+    async def all_of_them(
+        after: str | None = Query(None, max_length=80), limit: int = Query(24, ge=1, le=100)
+    ) -> dict[str, Any]:
+        """All jobs, the newest first, whoever asked for them."""
+        found = await desk.write(server.store.jobs, KINDS, limit + 1, after)
+        data = [server.view(await server.job(job.id)) for job in found[:limit]]
+        return {"object": "list", "data": data, "has_more": len(found) > limit}
+
+    @router.get("/events")
+    async def events() -> Response:
+        """What changes, as server-sent events: `job` and `replicas`."""
+        return Attended(changes(server), lambda: None)
+
+    @router.get("/{id}")
+    async def one(id: str) -> dict[str, Any]:
+        return server.view(await server.job(id, *KINDS))
+
+    @router.delete("/{id}")
+    async def drop(id: str) -> dict[str, Any]:
+        """Forget a job and its pictures; one under way is cancelled first."""
+        await server.drop(await server.job(id, *KINDS))
+        return {"id": id, "object": "job", "deleted": True}
+
+    @router.post("/{id}/{deed}")
+    async def change(id: str, deed: str) -> dict[str, Any]:
+        """Cancel, pause or resume; it takes effect between two steps."""
+        deeds = {"cancel": desk.cancel, "pause": desk.pause, "resume": desk.resume}
+        job = await server.job(id, *KINDS)
+        if deed not in deeds:
+            raise Refusal(404, f"A job can be {', '.join(deeds)}, not {deed[:80]!r}.", code="not_found")
+        if id not in desk.lives:
+            raise Refusal(409, f"The job is {job.status} already.", code="already_ended")
+        deeds[deed](id)
+        return server.view(await server.job(id, *KINDS))
+
+    return router
+
+
+async def changes(server: Server) -> AsyncIterator[bytes]:
+    """First what is under way, then whatever changes; of a job that changes often, how it is in the end."""
+    desk, changed = server.desk, asyncio.Event()
+    waiting: dict[str, Live] = dict(desk.lives)
+
+    def watch(live: Live | None) -> None:
+        if live is not None:
+            waiting[live.order.id] = live
+        changed.set()
+
+    desk.watchers.add(watch)
+    try:
+        while not desk.is_stopping:
+            yield sent("replicas", replicas(server))
+            for id in list(waiting):
+                live = waiting.pop(id)
+                if live.job.facts["origin"] != "batch":
+                    yield sent("job", server.view(live.job))
+            try:
+                await asyncio.wait_for(changed.wait(), BEAT)
+            except TimeoutError:
+                continue
+            changed.clear()
+            await asyncio.sleep(BREATH)
+    finally:
+        desk.watchers.discard(watch)
+
+
+def replicas(server: Server) -> dict[str, Any]:
+    """Every replica with its ranks, and how much there is to do."""
+    desk = server.desk
+    lives = list(desk.lives.values())
+    return {
+        "queued": sum(len(live.waiting) for live in lives),
+        "running": sum(len(live.drawing) for live in lives),
+        "replicas": [
+            {
+                "number": replica.number,
+                "state": replica.state,
+                "restarts": replica.restarts,
+                "why": replica.why,
+                "ranks": [
+                    {
+                        "rank": rank.rank,
+                        "host": rank.host,
+                        "device": rank.device,
+                        "pid": rank.pid,
+                        "memory": rank.memory,
+                    }
+                    for rank in replica.ranks
+                ],
+            }
+            for replica in desk.supervisor.replicas()
+        ],
+    }
