@@ -22,7 +22,8 @@ export function spent(job) {
 }
 
 export function describe(job, result) {
-  return [`${result.width} × ${result.height}`, `${job.steps} steps`, `seed ${result.seed}`, spent(job)].filter(Boolean).join(" · ");
+  return [`${result.width} × ${result.height}`, `${job.steps} steps`, `seed ${result.seed}`, spent(job)].filter(Boolean)
+    .map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · ");
 }
 
 /** A row of the queue, and a function that brings it up to date. */
@@ -61,11 +62,11 @@ export function film(result, alt) {
 
 const DEEDS = [["Again", "again"], ["Variation", "vary"], ["Use", "use"], ["Forget", "forget"]];
 
-export function deedsOf(job, result, deeds) {
-  const made = DEEDS.map(([text, name]) => button(text, () => deeds[name](job, result)));
+/** What can be done with a picture; a card has room for the first of them. */
+export function deedsOf(job, result, deeds, count = DEEDS.length) {
+  const made = DEEDS.slice(0, count).map(([text, name]) => button(text, () => deeds[name](job, result)));
   const kind = result.media_type.split("/")[1];
-  const save = make("a", { href: result.url, download: `${job.id}-${result.seed}.${kind}`, textContent: "Save" });
-  return [...made.slice(0, 3), save, made[3]];
+  return [...made, make("a", { href: result.url, download: `${job.id}-${result.seed}.${kind}`, textContent: "Save" })];
 }
 
 /** The cards of a job that ended: one for each picture, or one that says why there is none. */
@@ -85,7 +86,7 @@ export function pictureCards(job, deeds) {
       frame.onclick = () => deeds.enlarge(job, result, frame);
     }
     const made = make("p", { className: "made", textContent: describe(job, result) });
-    return make("li", { className: "picture" }, frame, prompt(), made, make("div", { className: "deeds" }, ...deedsOf(job, result, deeds)));
+    return make("li", { className: "picture" }, frame, prompt(), made, make("div", { className: "deeds" }, ...deedsOf(job, result, deeds, 2)));
   });
 }
 

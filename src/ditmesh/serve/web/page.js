@@ -89,7 +89,7 @@ const deeds = {
   enlarge: (job, result) => {
     at("large-picture").replaceChildren(film(result, job.asked.prompt));
     at("large-prompt").textContent = job.asked.prompt;
-    const { prompt, seed, n, partial_images, ...asked } = job.asked;
+    const { prompt, seed, n, partial_images, size, width, height, num_inference_steps, ...asked } = job.asked;
     facts(at("large-facts"), [["size", `${result.width} × ${result.height}`], ["seed", result.seed], ["steps", job.steps],
       ...Object.entries(asked).map(([name, value]) => [name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : value]),
       ["model", server.model], ["layout", server.layout], ["took", spent(job)], ["asked by", job.origin]]);
