@@ -75,7 +75,8 @@ LIGHT_JOB = (
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
 LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB} | {"serve/settings.py"}
-LIGHT_FILES |= {f"replicas/{name}.py" for name in ("requests", "engine", "supervisor", "local")}
+OF_SUPERVISOR = ("__init__", "requests", "engine", "supervisor", "books", "seat", "line", "messages", "local")
+LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 
@@ -86,6 +87,8 @@ MAY_NAME_CLASSES = MAY_TOUCH | {"cli/examples"}
 ASKING = {"hasattr", "getattr", "setattr", "delattr", "vars", "dir"}
 ASKING_PER_THOUSAND_LINES = 1
 BROAD_EXCEPT_ALLOWED = {
+    "replicas/drawing.py",  # the same
+    "replicas/rank.py",  # whatever keeps a rank from loading, the supervisor has to know
     "batch/drawing.py",  # whatever a prompt makes the pipeline raise costs that prompt alone, or ends the job
 }
 JUNK_DRAWERS = {"utils", "util", "helpers", "common", "misc"}

@@ -15,7 +15,11 @@ class RankDied(Exception):
 
 
 class NoRoom(Exception):
-    """There is no place for a replica now: what it needs, and what there is."""
+    """There is no place for a replica, now or ``for_good``: what it needs, and what there is."""
+
+    def __init__(self, why: str, for_good: bool = False):
+        super().__init__(why)
+        self.for_good = for_good
 
 
 Tell = Callable[[int, bytes | RankDied | NoRoom], None]  # what a rank says, or what became of it; from any thread

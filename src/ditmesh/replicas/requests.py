@@ -42,7 +42,7 @@ class Result:
         failed: why there is no file, or None; ``content`` is empty then.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     media_type: str
     facts: Mapping[str, object]
     width: int
@@ -74,11 +74,11 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture on the way: the first frame of the first result, as a small JPEG file."""
+    """The first result as it is by now, as a file of the request's kind; of a video its first frame, as .jpg."""
 
     id: str
     index: int
-    content: bytes
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class Replica:
         request: the id of what it draws.
         restarts: how often its ranks were lost.
         why: they were lost for the last time, or cannot be started.
+        no_previews: why its pipeline shows nothing on the way; empty if it does.
     """
 
     number: int
@@ -158,6 +159,7 @@ class Replica:
     restarts: int = 0
     ranks: tuple[Rank, ...] = field(default=())
     why: str = ""
+    no_previews: str = ""
 
 
 @dataclass(frozen=True)

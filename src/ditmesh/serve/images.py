@@ -145,7 +145,7 @@ async def events(live: Live, name: str) -> AsyncIterator[bytes]:
 def _told(live: Live, name: str, glimpse: Glimpse | Part) -> list[bytes]:
     now, order = int(time.time()), live.order
     if isinstance(glimpse, Glimpse):
-        facts = {"output_format": "jpeg", "quality": grade(order), "size": order.size}
+        facts = {"output_format": order.asked.output_format, "quality": grade(order), "size": order.size}
         picture = {"b64_json": b64encode(glimpse.content).decode(), "background": "opaque", **facts}
         place = {"partial_image_index": glimpse.index, "image_index": glimpse.number, "created_at": now}
         return [sent(f"{name}.partial_image", {"type": f"{name}.partial_image", **picture, **place})]

@@ -23,6 +23,8 @@ from ditmesh.serve.errors import Refusal
 from ditmesh.serve.orders import Order
 from ditmesh.serve.store import Job
 
+KINDS = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".mp4": "jpeg"}  # the kind of file they are
+
 
 @dataclass
 class Part:
@@ -46,7 +48,8 @@ class Part:
     @property
     def view(self) -> dict[str, Any]:
         """How far it is, as the page shows it."""
-        preview = f"data:image/jpeg;base64,{b64encode(self.preview).decode()}" if self.preview else None
+        kind = KINDS[self.request.suffix]
+        preview = f"data:image/{kind};base64,{b64encode(self.preview).decode()}" if self.preview else None
         return {"replica": self.replica, "step": self.step, "steps": self.steps, "preview": preview}
 
     def follow(self, event: Event) -> None:

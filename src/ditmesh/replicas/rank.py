@@ -1,0 +1,127 @@
+"""The program of a rank, whatever engine started it: load the job once, then draw what it is told to.
+
+The local engine runs it as ``python -m ditmesh.replicas.rank``, with one end of a connection.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from ditmesh.job import load
+from ditmesh.job.classes import check_job
+from ditmesh.job.description import Job
+from ditmesh.job.devices import check_devices, device_of, dtype_of, name_of
+from ditmesh.replicas.drawing import Easel
+from ditmesh.replicas.messages import Beat, Broken, Draw, Here, Ready, Stop
+from ditmesh.runtime.gang import RanksLost
+from ditmesh.runtime.launch import describe, die_with_parent
+from ditmesh.runtime.store import serve_store
+from ditmesh.runtime.world import World
+
+SECONDS_BETWEEN_BEATS = 1
+
+
+class Rank:
+    """One rank of a replica. ``take`` may be called from any thread, ``run`` does the work."""
+
+    def __init__(self, job: Job, world: World, say: Callable[[bytes], None]):
+        """
+        Args:
+            say: brings a message to the supervisor; it is called from several threads, one at a time.
+        """
+        self._job, self._world, self._send = job, world, say
+        self._saying = threading.Lock()
+        self._next: SimpleQueue[Draw] = SimpleQueue()
+        self._stop = 0  # the number of the request to leave
+
+    def take(self, message: bytes) -> None:
+        """Hear what the supervisor says."""
+        told = pickle.loads(message)
+        if isinstance(told, Draw):
+            self._next.put(told)
+        elif isinstance(told, Stop):
+            self._stop = told.turn
+
+    def run(self) -> None:
+        """Load, and draw until this process ends; returns when it can draw no more, after saying why."""
+        self._say(Here(os.getpid(), socket.gethostname(), name_of(device_of(self._world))))
+        threading.Thread(target=self._beat, daemon=True).start()
+        try:
+            easel = self._load()
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from loading, the supervisor has to know
+            self._say(Broken(describe(error), for_good=isinstance(error, ValueError)))
+            return
+        self._say(Ready(easel.no_previews))
+        while True:
+            order = self._next.get()
+            try:
+                self._say(easel.draw(pickle.loads(order.request), lambda: self._stop == order.turn))  # noqa: B023
+            except (torch.AcceleratorError, RanksLost) as error:
+                self._say(Broken(describe(error)))
+                return
+
+    def _load(self) -> Easel:
+        check_devices(self._job, self._world.ranks_here)
+        job = check_job(self._job, self._world)
+        device = device_of(self._world)
+        pipe, _ = load.prepare(job, dtype_of(job, device), device)
+        pipe.set_progress_bar_config(disable=True)
+        return Easel(pipe, job, self._world.rank == 0, self._say)
+
+    def _beat(self) -> None:
+        over = threading.Event()
+        while not over.wait(SECONDS_BETWEEN_BEATS):
+            self._say(Beat(_memory()))
+
+    def _say(self, what: Any) -> None:
+        message = pickle.dumps(what)
+        with self._saying:
+            self._send(message)
+
+
+def _memory() -> int:
+    """Bytes that this process holds of its GPU, or of the machine if it has none."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.memory_reserved()
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Be a rank of the local engine: its arguments are two file descriptors, of its connection and its store's port."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor decides what is to end
+    handles = [int(handle) for handle in sys.argv[1:]]
+    for handle in handles:
+        os.set_inheritable(handle, False)  # else a process that this one starts keeps the connection open
+    connection = Connection(handles[0])
+    world = World.read(os.environ)
+    store = serve_store(handles[1]) if world.size > 1 and world.rank == 0 else None
+    rank = Rank(pickle.loads(connection.recv_bytes()), world, connection.send_bytes)
+
+    def listen() -> None:
+        try:
+            while True:
+                rank.take(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(1)  # the supervisor is gone
+
+    threading.Thread(target=listen, daemon=True).start()
+    rank.run()
+    del store
+    # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

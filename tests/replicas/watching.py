@@ -1,0 +1,58 @@
+"""Requests of the demo model, and somebody who hears what becomes of them."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ditmesh.cli.generate.job import describe_job
+from ditmesh.cli.generate.options import Options
+from ditmesh.job.description import Job
+from ditmesh.replicas.requests import Cancelled, Event, Failed, Finished, Request
+from ditmesh.runtime.world import ALONE
+
+CALL: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 4, "height": 64, "width": 64}
+LAST = (Finished, Failed, Cancelled)
+PATIENCE = 100  # seconds until an event that does not come is a failure
+
+
+def demo(layout: str | None = None, **options: Any) -> Job:
+    return describe_job(Options(example="demo", parallel=layout, **options), ALONE)
+
+
+def request(id: str, seed: int = 0, steps: int = 4, **facts: Any) -> Request:
+    call = CALL | {"num_inference_steps": steps} | facts.pop("call", {})
+    return Request(id, call, (seed,), ({"seed": seed},), **facts)
+
+
+class Watcher:
+    """Keeps all events, in order, and waits for some."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._came = threading.Condition()
+
+    def __call__(self, event: Event) -> None:
+        with self._came:
+            self.events.append(event)
+            self._came.notify_all()
+
+    def of(self, id: str, *kinds: Any) -> list[Any]:
+        return [x for x in self.events if vars(x).get("id") == id and (not kinds or isinstance(x, kinds))]
+
+    def wait(self, is_there: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        with self._came:
+            while not (found := is_there()):
+                assert self._came.wait(deadline - time.monotonic()), self.events[-20:]
+        return found
+
+    def event(self, id: str, *kinds: Any) -> Any:
+        """The first event of a request that is of these kinds."""
+        return self.wait(lambda: self.of(id, *kinds))[0]
+
+    def picture(self, id: str) -> bytes:
+        """What a request drew."""
+        end = self.event(id, *LAST)
+        assert isinstance(end, Finished), end
+        return end.results[0].content
