@@ -33,6 +33,13 @@ class Served:
         self.url = lines[1].split()[-1]
         self.http = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=SECONDS)
 
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
     def ready(self) -> "Served":
         self.until(lambda: self.http.get("/ready").status_code == 200)
         return self

@@ -16,6 +16,7 @@ from tests.serve.served import Served, rows
 
 pytestmark = pytest.mark.slow
 
+JSON = {"content-type": "application/json"}
 PROMPT, SMALL = "a small blue square", {"num_inference_steps": 2, "height": 64, "width": 64}
 
 
@@ -141,19 +142,19 @@ def test_every_wrong_request_is_answered_in_one_shape(served, client):
             served.http.get("/v1/jobs/x"),
         ],
         405: [served.http.get(path), served.http.put("/v1/models")],
-        413: [post(path, json={"prompt": "x" * 2**21}), post(path, content=(b"x" * 2**16 for _ in range(40)))],
-        415: [post(path, content=b'{"prompt": "x"}'), post("/v1/batches", data={"a": "b"})],
-        400: [
-            post(path, content=text, headers={"content-type": "application/json"})
-            for text in (b"{", b"[1]", b"[" * 10**5)
+        413: [
+            post(path, json={"prompt": "x" * 2**21}),
+            post(path, content=(b"x" * 2**16 for _ in range(40)), headers=JSON),
         ],
+        415: [post(path, content=b'{"prompt": "x"}'), post("/v1/batches", data={"a": "b"})],
+        400: [post(path, content=text, headers=JSON) for text in (b"{", b"[1]", b"[" * 10**5)],
     }
     for odd in (
         b'{"prompt": "half \\ud800"}',
         b'{"prompt": "x", "guidance_scale": NaN}',
         b'{"prompt": "x", "seed": 1e999}',
     ):
-        answers[400].append(post(path, content=odd, headers={"content-type": "application/json"}))
+        answers[400].append(post(path, content=odd, headers=JSON))
     answers[400] += [post("/v1/images/edits", json={"prompt": PROMPT}), post("/v1/videos", data={"prompt": PROMPT})]
     answers[400] += [
         post("/v1/files", data={"purpose": "batch"}),

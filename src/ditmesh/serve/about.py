@@ -54,22 +54,26 @@ def routes(server: Server) -> APIRouter:
     @router.get("/v1/server")
     async def all_of_it() -> dict[str, Any]:
         """The model and its defaults, the limits, and the replicas with their ranks."""
-        job, orders = server.model, server.orders
-        takes = orders.images
-        return {
-            "model": settings.name,
-            "pipeline": job.example.pipeline,
-            "transformers": [part.class_name for part in job.facts.transformers.values()],
-            "layout": str(job.layout),
-            "makes": orders.kinds,
-            "defaults": {name: job.call[name] for name in DEFAULTS if name in job.call},
-            "takes": sorted({*DEFAULTS, *orders.further} & {*orders.takes}),
-            "images": takes and {"needed": takes.needed, "many": takes.many, "mask": takes.mask is not None},
-            "video": {"frames": job.example.frames, "fps": job.example.fps} if orders.is_video else None,
-            "smallest_side": job.facts.smallest_side,
-            "most_pixels": settings.most_pixels,
-            "loras": sorted(settings.loras),
-            **replicas(server),
-        }
+        return {**facts(server), **replicas(server)}
 
     return router
+
+
+def facts(server: Server) -> dict[str, Any]:
+    """What is served, what a request may say, and what holds where it says nothing."""
+    job, orders, settings = server.model, server.orders, server.settings
+    takes = orders.images
+    return {
+        "model": settings.name,
+        "pipeline": job.example.pipeline,
+        "transformers": [part.class_name for part in job.facts.transformers.values()],
+        "layout": str(job.layout),
+        "makes": orders.kinds,
+        "defaults": {name: job.call[name] for name in DEFAULTS if name in job.call},
+        "takes": sorted({*DEFAULTS, *orders.further} & {*orders.takes}),
+        "images": takes and {"needed": takes.needed, "many": takes.many, "mask": takes.mask is not None},
+        "video": {"frames": job.example.frames, "fps": job.example.fps} if orders.is_video else None,
+        "smallest_side": job.facts.smallest_side,
+        "most_pixels": settings.most_pixels,
+        "loras": sorted(settings.loras),
+    }

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 TYPES = {401: "authentication_error", 403: "permission_error", 409: "conflict_error", 429: "rate_limit_error"}
+PLACES = ("body", "path", "query")
 CURES = {
     404: "There is no such path here; the paths are listed at /openapi.json.",
     405: "This path takes another method; the header Allow names it.",
@@ -44,7 +45,7 @@ class Refusal(Exception):
 
 def not_found(what: str, name: str) -> Refusal:
     """A 404 for a thing with an id."""
-    return Refusal(404, f"There is no {what} {name!r}.", code=f"{what.replace(' ', '_')}_not_found")
+    return Refusal(404, f"There is no {what} {name!r}.", code="_".join([what.lower(), "not_found"]))
 
 
 def too_large(most: int) -> Refusal:
@@ -52,10 +53,11 @@ def too_large(most: int) -> Refusal:
 
 
 def wrong_fields(error: ValidationError | RequestValidationError) -> Refusal:
-    """The first of the fields that are wrong."""
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query")) or None
-    why = str(first["msg"]).removeprefix("Value error, ")
+    """The first field that is wrong; of one that may be several things, by that which it comes closest to."""
+    errors = [(tuple(part for part in one["loc"] if part not in PLACES), str(one["msg"])) for one in error.errors()]
+    field = errors[0][0][:1]
+    _, why = max((one for one in errors if one[0][:1] == field), key=lambda one: len(one[0]))
+    param, why = str(field[0]) if field else None, why.removeprefix("Value error, ")
     return Refusal(400, f"{param}: {why}" if param else why, param, "invalid_value")
 
 

@@ -57,7 +57,7 @@ async def draw(server: Server, request: Request, kind: str) -> Response:
         return Attended(events(live, "image_edit" if kind == "edit" else "image_generation"), leave)
     await until_ended(request, live, leave)
     base = str(request.base_url).rstrip("/")
-    return JSONResponse(answer(live, lambda file: base + server.link(file)))
+    return JSONResponse(answer(live, lambda file: base + server.link(file)), headers={"x-request-id": order.id})
 
 
 async def until_ended(request: Request, live: Live, leave: Callable[[], None]) -> None:
