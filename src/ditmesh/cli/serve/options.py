@@ -18,7 +18,7 @@ SHARED = [
     for f in fields(Options)
     if f.name not in OF_ONE_RESULT
 ]
-ENGINES = ("local", "ray")
+ENGINES = ("local",)
 
 Text = str | None
 Count = int | None
@@ -51,4 +51,4 @@ class ServeOptions(record("Shared", SHARED)):
     )
 
     replicas: Text = option(REPLICAS, "How many (1), or MIN..MAX.", "--replicas N")
-    engine: str = option(REPLICAS, "local (this machine) or ray (a cluster).", "--engine NAME", default="local")
+    engine: str = option(REPLICAS, "Where replicas run: local, on this machine.", "--engine NAME", default="local")
