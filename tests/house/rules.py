@@ -74,9 +74,22 @@ LIGHT_JOB = (
     "weights",
 )
 LIGHT_FILES |= {f"cache/calibrators/{name}.py" for name in ("__init__", "taylorseer", "foca", "dmd")}
-LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB} | {"serve/settings.py"}
-OF_SUPERVISOR = ("__init__", "requests", "engine", "supervisor", "books", "seat", "line", "messages", "local")
+LIGHT_FILES |= {f"job/{name}.py" for name in LIGHT_JOB}
+OF_SUPERVISOR = (
+    "__init__",
+    "requests",
+    "engine",
+    "supervisor",
+    "books",
+    "seat",
+    "line",
+    "messages",
+    "local",
+    "process",
+)
 LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
+
+LIGHT_FILES |= {"serve/settings.py"}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 

@@ -11,7 +11,6 @@ from ditmesh.job.description import Job
 from ditmesh.replicas.requests import Cancelled, Event, Failed, Finished, Request
 from ditmesh.runtime.world import ALONE
 
-CALL: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 4, "height": 64, "width": 64}
 LAST = (Finished, Failed, Cancelled)
 PATIENCE = 100  # seconds until an event that does not come is a failure
 
@@ -21,7 +20,7 @@ def demo(layout: str | None = None, **options: Any) -> Job:
 
 
 def request(id: str, seed: int = 0, steps: int = 4, **facts: Any) -> Request:
-    call = CALL | {"num_inference_steps": steps} | facts.pop("call", {})
+    call = {**demo(steps=steps, height=64, width=64, prompt="a red circle").call, **facts.pop("call", {})}
     return Request(id, call, (seed,), ({"seed": seed},), **facts)
 
 
@@ -44,7 +43,8 @@ class Watcher:
         deadline = time.monotonic() + PATIENCE
         with self._came:
             while not (found := is_there()):
-                assert self._came.wait(deadline - time.monotonic()), self.events[-20:]
+                assert time.monotonic() < deadline, self.events[-20:]
+                self._came.wait(0.05)  # some things are no events
         return found
 
     def event(self, id: str, *kinds: Any) -> Any:

@@ -182,8 +182,8 @@ class Books:
         elif isinstance(answer, Left):
             self._pause(entry)
         elif isinstance(answer, Drawn):
-            seconds = {"queued": time.monotonic() - entry.since - sum(answer.seconds.values()), **answer.seconds}
-            self._finish(entry, Finished(entry.id, answer.results, seconds))
+            queued = {"queued": seat.began - entry.since}
+            self._finish(entry, Finished(entry.id, answer.results, {**queued, **answer.seconds}))
         else:
             self._finish(entry, Failed(entry.id, answer.why, by_request=True))
 

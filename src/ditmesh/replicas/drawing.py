@@ -15,7 +15,7 @@ from ditmesh.job.draw import NO_NUMBERS, call_pipeline, drawn_of, generators
 from ditmesh.job.film import encode_film
 from ditmesh.job.load import choose_adapters
 from ditmesh.job.picture import encode
-from ditmesh.replicas.messages import Answer, Drawn, Left, NotDrawn
+from ditmesh.replicas.messages import Answer, Drawn, Left, NotDrawn, Ready
 from ditmesh.replicas.requests import Preview, Request, Result, Stepped
 from ditmesh.runtime.gang import Gang, RanksLost, Stopped
 from ditmesh.runtime.mesh import Axis, stops_mesh
@@ -120,6 +120,9 @@ class Easel:
             with Partway(self._pipe, _evenly(request.previews), self._shows(request)) as partway:
                 look = partway.callback(call, lambda: generators(seeds, device))
                 result = call_pipeline(self._pipe, {**call, CALLBACK: look}, seeds, device)
+            if partway.no_way:
+                self.no_previews = partway.no_way
+                self._say(Ready(self.no_previews))
         if self._consent is not None:
             self._consent.end()
         return result

@@ -18,7 +18,7 @@ from ditmesh.job.description import Job
 from ditmesh.replicas.engine import NoRoom, RankDied, Tell
 from ditmesh.runtime.launch import LOOPBACK, LOOPBACK_DEVICE, PACKAGE, cores
 
-PROGRAM = "ditmesh.replicas.rank"
+PROGRAM = "ditmesh.replicas.process"
 LAST_WORDS = 2000  # bytes of what a rank wrote to its terminal
 SECONDS_TO_CLOSE = 5  # between the end of a rank's connection and of its process
 OF_A_LAUNCHER = "TORCHELASTIC"  # how the variables begin by which torchrun tells a process of itself
@@ -40,10 +40,10 @@ class LocalEngine:
         gpus = [] if job.device == "cpu" else self._gpus
         own = gpus[replica * size : (replica + 1) * size]
         if gpus and len(own) < size:
-            first = replica * size
+            most = len(gpus) // size
             raise NoRoom(
-                f"replica {replica} needs {size} GPUs, the {first + 1}th to the {first + size}th, and this machine has "
-                f"{len(gpus)}; ask for {len(gpus) // size} replicas, or for a smaller layout.",
+                f"{replica + 1} replicas of {job.layout} need {(replica + 1) * size} GPUs, and there are {len(gpus)}; "
+                f"{f'ask for {most} replicas' if most else 'name a smaller layout'}, or check CUDA_VISIBLE_DEVICES.",
                 for_good=True,
             )
         return LocalRanks(size, job, self._environment(size, own, job.device == "cpu"), tell)

@@ -39,7 +39,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Ready:
-    """A rank has loaded; ``no_previews`` is why there can be none, or empty."""
+    """A rank has loaded; ``no_previews`` is why there can be none, or empty, and may turn out later."""
 
     no_previews: str
 

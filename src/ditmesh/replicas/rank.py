@@ -1,16 +1,11 @@
-"""The program of a rank, whatever engine started it: load the job once, then draw what it is told to.
-
-The local engine runs it as ``python -m ditmesh.replicas.rank``, with one end of a connection.
-"""
+"""The program of a rank, whatever engine started it: load the job once, then draw what it is told to."""
 
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -24,8 +19,7 @@ from ditmesh.job.devices import check_devices, device_of, dtype_of, name_of
 from ditmesh.replicas.drawing import Easel
 from ditmesh.replicas.messages import Beat, Broken, Draw, Here, Ready, Stop
 from ditmesh.runtime.gang import RanksLost
-from ditmesh.runtime.launch import describe, die_with_parent
-from ditmesh.runtime.store import serve_store
+from ditmesh.runtime.launch import describe
 from ditmesh.runtime.world import World
 
 SECONDS_BETWEEN_BEATS = 1
@@ -95,33 +89,3 @@ def _memory() -> int:
         return torch.cuda.memory_reserved()
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def main() -> None:
-    """Be a rank of the local engine: its arguments are two file descriptors, of its connection and its store's port."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor decides what is to end
-    handles = [int(handle) for handle in sys.argv[1:]]
-    for handle in handles:
-        os.set_inheritable(handle, False)  # else a process that this one starts keeps the connection open
-    connection = Connection(handles[0])
-    world = World.read(os.environ)
-    store = serve_store(handles[1]) if world.size > 1 and world.rank == 0 else None
-    rank = Rank(pickle.loads(connection.recv_bytes()), world, connection.send_bytes)
-
-    def listen() -> None:
-        try:
-            while True:
-                rank.take(connection.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(1)  # the supervisor is gone
-
-    threading.Thread(target=listen, daemon=True).start()
-    rank.run()
-    del store
-    # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,8 +24,9 @@ class Seat:
     Attributes:
         life: a number for each start of ranks; what those of another life say is not heard.
         turn: a number for each request that its ranks are given.
+        began: when they were given the last one, by the clock of ``time.monotonic``.
         attempts: starts in a row that led to no finished request.
-        due: when to start again, by the clock of ``time.monotonic``.
+        due: when to start again, by the same clock.
         answers: of the ranks that are done with the request.
     """
 
@@ -38,6 +39,7 @@ class Seat:
     entry: Entry | None = None
     life: int = 0
     turn: int = 0
+    began: float = 0
     restarts: int = 0
     attempts: int = 0
     ever_ready: bool = False
@@ -70,6 +72,7 @@ class Seat:
         """Its ranks are to draw a request."""
         assert self.ranks is not None
         self.entry, self.answers, self.failed_at, self.turn = entry, {}, 0, self.turn + 1
+        self.began = time.monotonic()
         self.ranks.send(pickle.dumps(Draw(self.turn, entry.request)))
         self.become("drawing")
 
@@ -96,7 +99,7 @@ class Seat:
         elif isinstance(said, Ready):
             self.no_previews = said.no_previews
             self.ready.add(rank)
-            if len(self.ready) == self.size:
+            if len(self.ready) == self.size and self.state == "loading":
                 self.ever_ready = True
                 self.become("idle")
         elif isinstance(said, Drawn | NotDrawn | Left):

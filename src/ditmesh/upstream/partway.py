@@ -31,10 +31,17 @@ def no_way(pipe: Any) -> str:
     return f"a {kind.__name__} has no {' and no '.join(missing)}" if missing else ""
 
 
+class _NoWay(Exception):
+    """The second pipeline takes other latents than the first one has."""
+
+
 class Partway:
     """Looks at a request of a pipeline between its steps.
 
     Use it as a context around the call, which gets ``callback`` as its ``callback_on_step_end``. Every rank does.
+
+    Attributes:
+        no_way: why nothing was to be seen, once that has turned out; empty if all was well.
     """
 
     def __init__(self, pipe: Any, wanted: Callable[[int, int], bool], show: Callable[[Any], None]):
@@ -46,7 +53,7 @@ class Partway:
         self._pipe, self._wanted, self._show = pipe, wanted, show
         self._encoded: list[Any] = []  # what the pipeline made of the prompts, to be used again
         self._undo = ExitStack()
-        self._done = 0
+        self._done, self.no_way = 0, ""
 
     def __enter__(self) -> "Partway":
         if "encode_prompt" in dir(self._pipe):
@@ -72,10 +79,15 @@ class Partway:
 
         def look(pipe: Any, step: int, time: Any, there: dict[str, Any]) -> dict[str, Any]:
             self._done += 1
-            if "latents" in there and self._wanted(self._done, pipe.num_timesteps):
+            if not self.no_way and "latents" in there and self._wanted(self._done, pipe.num_timesteps):
                 devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-                with torch.random.fork_rng(devices):
-                    self._show(self._second(pipe, there["latents"])(**call, generator=seeds(), output_type="np"))
+                try:
+                    with torch.random.fork_rng(devices):
+                        result = self._second(pipe, there["latents"])(**call, generator=seeds(), output_type="np")
+                except _NoWay as error:  # on all ranks: it is about shapes and calls alone
+                    self.no_way = str(error)
+                else:
+                    self._show(result)
             return {}
 
         return look
@@ -87,13 +99,16 @@ class Partway:
         own = {"interrupt": property(lambda self: True), "__module__": stock.__module__}
         second: Any = object.__new__(type(stock.__name__, (stock,), own))
         vars(second).update(vars(pipe), scheduler=copy.deepcopy(pipe.scheduler))
-        prepare, encoded = second.prepare_latents, iter(list(self._encoded))
+        prepare, prepared, encoded = second.prepare_latents, list[int](), iter(list(self._encoded))
 
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
             made = prepare(*args, **kwargs)
             first = made[0] if isinstance(made, tuple) else made
             if first.shape != latents.shape:
-                raise ValueError(f"the latents of a {stock.__name__} have another shape at its end than at first")
+                raise _NoWay(f"a {stock.__name__} has latents of another shape in its steps than before them")
+            if prepared:
+                raise _NoWay(f"a {stock.__name__} draws in several goes, each with latents of its own")
+            prepared.append(1)
             return (latents.clone(), *made[1:]) if isinstance(made, tuple) else latents.clone()
 
         vars(second)["prepare_latents"] = prepare_latents
