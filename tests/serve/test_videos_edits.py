@@ -84,6 +84,9 @@ def test_a_picture_is_edited_as_a_form(serve):
     assert (
         Image.open(BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))).tobytes() == pictures[0].tobytes()
     )
+    job = served.http.get("/v1/jobs?limit=1").json()["data"][0]["id"]
+    again = served.ended(served.http.post(f"/v1/jobs/{job}/again", json={}).json()["id"])["results"][0]
+    assert Image.open(BytesIO(served.http.get(again["url"]).content)).tobytes() == pictures[0].tobytes()
     for wrong in (b"no image", image((200, 200)), image(kind="PPM"), b""):
         with pytest.raises(openai.BadRequestError, match="image"):
             client.images.edit(image=wrong, prompt="x")

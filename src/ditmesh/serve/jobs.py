@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from ditmesh.serve.asked import read_json, taken_apart
 from ditmesh.serve.errors import Refusal
 from ditmesh.serve.images import Attended, sent
 from ditmesh.serve.live import Live
@@ -48,6 +50,15 @@ def routes(server: Server) -> APIRouter:
         """Forget a job and its pictures; one under way is cancelled first."""
         await server.drop(await server.job(id, *KINDS))
         return {"id": id, "object": "job", "deleted": True}
+
+    @router.post("/{id}/again", status_code=202)
+    async def again(id: str, request: Request) -> dict[str, Any]:
+        """Ask for the same once more, but for the fields that are given; a `seed` of null is another one."""
+        job = await server.job(id, *KINDS)
+        body, changed = await desk.write(server.body_of, job), await read_json(request)
+        body = replace(body, asked=taken_apart({**job.facts["asked"], **changed}).asked)
+        live = await desk.take(await server.checked(job.kind, body), "page")
+        return server.view(live.job)
 
     @router.post("/{id}/{deed}")
     async def change(id: str, deed: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from ditmesh.job.description import Job as Model
+from ditmesh.job.numbers import LARGEST
 from ditmesh.serve.asked import Asked, Body, Upload, read_body
 from ditmesh.serve.desk import Desk
 from ditmesh.serve.errors import Refusal, not_found
@@ -23,6 +24,11 @@ LINK_SECONDS = 86400
 SCHEMA: dict[str, Any] = {
     "requestBody": {"content": {"application/json": {"schema": Asked.model_json_schema()}}, "required": True}
 }
+
+
+def readable(seed: int) -> int | str:
+    """A seed as a browser can hold it, whose numbers end before those of seeds do."""
+    return seed if seed <= LARGEST else str(seed)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Server:
                 await self._give_up(job, "cancelled", "the server was stopped, and its client with it")
                 continue
             try:
-                body = await self.desk.write(self._body_of, job)
+                body = await self.desk.write(self.body_of, job)
                 order = await asyncio.to_thread(self.orders.make, job.id, job.kind, body)
             except (Refusal, OSError, ValueError) as error:  # another model is served now, or a file is gone
                 await self._give_up(job, "failed", str(error))
@@ -76,7 +82,8 @@ class Server:
     async def _give_up(self, job: Job, status: str, why: str) -> None:
         await self.desk.write(self.store.keep_job, job.with_facts(status, error=why, finished=time.time()))
 
-    def _body_of(self, job: Job) -> Body:
+    def body_of(self, job: Job) -> Body:
+        """What was asked for, with the pictures that went in."""
         files = [self.store.file(id) for id in job.facts.get("inputs", ())]
         uploads = [Upload(file.name, self.store.path(file.id).read_bytes()) for file in files if file]
         mask = uploads.pop() if job.facts.get("mask") else None
@@ -109,7 +116,10 @@ class Server:
         """A job as the page and /v1/jobs show it."""
         live, facts = self.desk.lives.get(job.id), job.facts
         shown = {name: facts.get(name) for name in ("asked", "origin", "steps", "error", "seconds")}
-        results = [{**result, "url": self.link(result["file"])} for result in facts.get("results", ())]
+        results = [
+            {**result, "url": self.link(result["file"]), "seed": readable(result["seed"])}
+            for result in facts.get("results", ())
+        ]
         times = {"created_at": job.created, "completed_at": facts.get("finished")}
         return {"id": job.id, "object": "job", "kind": job.kind, "status": job.status, **times, **shown} | {
             "results": results,

@@ -68,14 +68,19 @@ async function older() {
   at("older").hidden = !page.has_more;
 }
 
-async function ask(fields) {
-  await attempt(async () => place(await post("/v1/jobs", { ...fields, partial_images: server.video ? 0 : PREVIEWS })));
-}
+const previews = () => (server.video ? 0 : PREVIEWS);
+
+const ask = (fields) => attempt(async () => place(await post("/v1/jobs", { ...fields, partial_images: previews() })));
+
+const redo = (job, changed) => attempt(async () => {
+  at("large").close();
+  place(await post(`/v1/jobs/${job.id}/again`, { ...changed, partial_images: previews() }));
+});
 
 const deeds = {
   change: (id, deed) => attempt(async () => place(await post(`/v1/jobs/${id}/${deed}`))),
-  again: (job, result) => ask({ ...job.asked, ...(result ? { seed: result.seed, n: 1 } : {}) }),
-  vary: (job) => ask({ ...job.asked, seed: null, n: 1 }),
+  again: (job, result) => redo(job, result ? { seed: result.seed, n: 1 } : {}),
+  vary: (job) => redo(job, { seed: null, n: 1 }),
   forget: (job) => attempt(async () => { await drop(`/v1/jobs/${job.id}`); remove(job.id); at("large").close(); }),
   use: (job, result) => {
     for (const name of [...NUMBERS, "negative_prompt", "output_format", "prompt"]) {
@@ -123,7 +128,7 @@ form.addEventListener("submit", async (event) => {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
   for (const [name, file] of files) body.append(name, file);
-  body.append("partial_images", server.video ? 0 : PREVIEWS);
+  body.append("partial_images", previews());
   await attempt(async () => place(await postForm("/v1/jobs", body)));
 });
 
@@ -144,6 +149,7 @@ function fit(about) {
   }
   if (!about.takes.includes("negative_prompt")) form.elements.negative_prompt.closest("label").hidden = true;
   at("inputs").hidden = !about.images;
+  form.elements.image.required = Boolean(about.images?.needed);
   at("mask").hidden = !about.images?.mask;
   at("length").hidden = !about.video;
   at("many").hidden = at("format").hidden = Boolean(about.video);
