@@ -232,6 +232,7 @@ def test_a_job_pauses_goes_on_and_is_forgotten_with_its_files(served, client):
     assert (again["asked"]["seed"], again["steps"]) == (8, 2)
     vary = served.ended(served.http.post(f"/v1/jobs/{again['id']}/again", json={"seed": None}).json()["id"])
     assert (vary["asked"]["seed"] != 8, vary["steps"]) == (True, 2)
+    assert served.http.delete(f"/v1/files/{done['results'][0]['file']}").status_code == 409
     assert served.http.delete(f"/v1/jobs/{id}").json()["deleted"]
     assert served.http.get(f"/v1/jobs/{id}").status_code == 404
     assert not (served.folder / "data" / "files" / done["results"][0]["file"]).exists()

@@ -46,7 +46,9 @@ def routes(server: Server) -> APIRouter:
 
     @router.delete("/{id}")
     async def drop(id: str) -> dict[str, Any]:
-        await write(store.drop_file, (await found(id)).id)
+        if not (await found(id)).purpose.startswith(PURPOSES):
+            raise Refusal(409, "The file goes with a job; delete that, and it goes as well.", code="owned_by_job")
+        await write(store.drop_file, id)
         return {"id": id, "object": "file", "deleted": True}
 
     @router.get("/{id}/content")
