@@ -27,12 +27,11 @@ from ditmesh.replicas.requests import (
 )
 from ditmesh.replicas.supervisor import Supervisor
 from tests.replicas.conftest import MakeEngine
-from tests.replicas.watching import Watcher, demo, request
+from tests.replicas.watching import DEMO, Watcher, demo, pixels, request
 from tests.upstream.lora import save_lora
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[2] / "src/ditmesh/demo_model"
 FLAGS = ["demo", "--steps", "4", "--height", "64", "--width", "64", "--prompt", "a red circle", "--warmup", "0"]
 LONG = 500  # steps: such a request is drawn for as long as a test needs it
 
@@ -76,10 +75,6 @@ def pair(engine: MakeEngine, lora: Path) -> Iterator[Gangs]:
 def gang(engine: MakeEngine) -> Iterator[Gangs]:
     """One replica of two ranks, which share the decoder as well."""
     yield from gangs(engine, "ulysses2", 1, patience=6)
-
-
-def pixels(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
 
 
 def test_a_picture_is_the_file_that_generate_writes(pair: Gangs, generate: Any) -> None:

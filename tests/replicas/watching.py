@@ -1,9 +1,14 @@
 """Requests of the demo model, and somebody who hears what becomes of them."""
 
+import io
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import Options
@@ -11,6 +16,7 @@ from ditmesh.job.description import Job
 from ditmesh.replicas.requests import Cancelled, Event, Failed, Finished, Request
 from ditmesh.runtime.world import ALONE
 
+DEMO = Path(__file__).parents[2] / "src/ditmesh/demo_model"
 LAST = (Finished, Failed, Cancelled)
 PATIENCE = 100  # seconds until an event that does not come is a failure
 
@@ -22,6 +28,10 @@ def demo(layout: str | None = None, **options: Any) -> Job:
 def request(id: str, seed: int = 0, steps: int = 4, **facts: Any) -> Request:
     call = {**demo(steps=steps, height=64, width=64, prompt="a red circle").call, **facts.pop("call", {})}
     return Request(id, call, (seed,), ({"seed": seed},), **facts)
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
 
 
 class Watcher:

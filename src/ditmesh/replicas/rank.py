@@ -34,6 +34,7 @@ class Rank:
             say: brings a message to the supervisor; it is called from several threads, one at a time.
         """
         self._job, self._world, self._send = job, world, say
+        self._device = device_of(world)
         self._saying = threading.Lock()
         self._next: SimpleQueue[Draw] = SimpleQueue()
         self._stop = 0  # the number of the request to leave
@@ -48,7 +49,7 @@ class Rank:
 
     def run(self) -> None:
         """Load, and draw until this process ends; returns when it can draw no more, after saying why."""
-        self._say(Here(os.getpid(), socket.gethostname(), name_of(device_of(self._world))))
+        self._say(Here(os.getpid(), socket.gethostname(), name_of(self._device)))
         threading.Thread(target=self._beat, daemon=True).start()
         try:
             easel = self._load()
@@ -67,25 +68,23 @@ class Rank:
     def _load(self) -> Easel:
         check_devices(self._job, self._world.ranks_here)
         job = check_job(self._job, self._world)
-        device = device_of(self._world)
-        pipe, _ = load.prepare(job, dtype_of(job, device), device)
+        pipe, _ = load.prepare(job, dtype_of(job, self._device), self._device)
         pipe.set_progress_bar_config(disable=True)
         return Easel(pipe, job, self._world.rank == 0, self._say)
 
     def _beat(self) -> None:
         over = threading.Event()
         while not over.wait(SECONDS_BETWEEN_BEATS):
-            self._say(Beat(_memory()))
+            self._say(Beat(self._memory()))
+
+    def _memory(self) -> int:
+        """Bytes that this process holds of its GPU, or of the machine if it has none."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_reserved(self._device)
+        pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def _say(self, what: Any) -> None:
         message = pickle.dumps(what)
         with self._saying:
             self._send(message)
-
-
-def _memory() -> int:
-    """Bytes that this process holds of its GPU, or of the machine if it has none."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.memory_reserved()
-    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
