@@ -60,13 +60,14 @@ export function film(result, alt) {
     : make("img", { src: result.url, alt, loading: "lazy", width: result.width, height: result.height });
 }
 
-const DEEDS = [["Again", "again"], ["Variation", "vary"], ["Use", "use"], ["Forget", "forget"]];
+const DEEDS = [["Again", "again"], ["Variation", "vary"], ["Use settings", "use"], ["Forget", "forget"]];
 
 /** What can be done with a picture; a card has room for the first of them. */
 export function deedsOf(job, result, deeds, count = DEEDS.length) {
   const made = DEEDS.slice(0, count).map(([text, name]) => button(text, () => deeds[name](job, result)));
   const kind = result.media_type.split("/")[1];
-  return [...made, make("a", { href: result.url, download: `${job.id}-${result.seed}.${kind}`, textContent: "Save" })];
+  const save = make("a", { href: result.url, download: `${job.id}-${result.seed}.${kind}`, textContent: "Save" });
+  return [...made.slice(0, 2), save, ...made.slice(2)];
 }
 
 /** The cards of a job that ended: one for each picture, or one that says why there is none. */
@@ -74,7 +75,7 @@ export function pictureCards(job, deeds) {
   const prompt = () => make("p", { className: "prompt", textContent: job.asked.prompt });
   if (!job.results.length) {
     const why = make("div", { className: "frame", textContent: job.error ?? job.status });
-    const again = make("div", { className: "deeds" }, button("Again", () => deeds.again(job)), button("Use", () => deeds.use(job)), button("Forget", () => deeds.forget(job)));
+    const again = make("div", { className: "deeds" }, button("Again", () => deeds.again(job)), button("Use settings", () => deeds.use(job)), button("Forget", () => deeds.forget(job)));
     return [make("li", { className: "picture failed" }, why, prompt(), make("p", { className: "made", textContent: job.status }), again)];
   }
   return job.results.map((result) => {
