@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 import ditmesh
 from ditmesh.serve.errors import not_found
-from ditmesh.serve.jobs import replicas
+from ditmesh.serve.events import replicas
 from ditmesh.serve.metrics import MEDIA_TYPE
 from ditmesh.serve.server import Server
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 import ditmesh
 from ditmesh.replicas.supervisor import Supervisor
-from ditmesh.serve import about, batches, files, images, jobs, page, videos
+from ditmesh.serve import about, batches, events, files, images, jobs, page, videos
 from ditmesh.serve.errors import answer_errors
 from ditmesh.serve.gate import Gate
 from ditmesh.serve.server import Server
@@ -38,7 +38,7 @@ def build(server: Server, supervisor: Supervisor, replicas: int) -> ASGIApp:
         title=title, description=told, version=ditmesh.__version__, docs_url=None, redoc_url=None, lifespan=life
     )
     answer_errors(app)
-    for made in (images, videos, files, jobs, about, page):
+    for made in (images, videos, files, events, jobs, about, page):
         app.include_router(made.routes(server))
     app.include_router(batches.routes(server, rows))
     return Gate(app, server.settings, server.secret)

@@ -1,20 +1,15 @@
-"""Jobs of the page: asked for without waiting, followed live, cancelled, paused, forgotten."""
+"""Jobs of the page: asked for without waiting, cancelled, paused, drawn again, forgotten."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 
 from ditmesh.serve.asked import read_json, taken_apart
 from ditmesh.serve.errors import Refusal
-from ditmesh.serve.images import Attended, sent
-from ditmesh.serve.live import Live
 from ditmesh.serve.server import SCHEMA, Server
 
 KINDS = ("image", "edit", "video")
-BREATH, BEAT = 0.1, 2.0  # seconds between two messages at least, and between two looks at the ranks' memory
 
 
 def routes(server: Server) -> APIRouter:
@@ -24,8 +19,7 @@ def routes(server: Server) -> APIRouter:
     @router.post("", status_code=202, openapi_extra=SCHEMA)
     async def create(request: Request) -> dict[str, Any]:
         """Ask for pictures or a video, and do not wait: the fields of the other paths, as JSON or a form."""
-        live = await desk.take(await server.order(request), "page")
-        return server.view(live.job)
+        return server.view((await desk.take(await server.order(request), "page")).job)
 
     @router.get("")
     async def all_of_them(
@@ -35,11 +29,6 @@ def routes(server: Server) -> APIRouter:
         found = await desk.write(server.store.jobs, KINDS, limit + 1, after)
         data = [server.view(await server.job(job.id)) for job in found[:limit]]
         return {"object": "list", "data": data, "has_more": len(found) > limit}
-
-    @router.get("/events")
-    async def events() -> Response:
-        """What changes, as server-sent events: `job` and `replicas`."""
-        return Attended(changes(server), lambda: None)
 
     @router.get("/{id}")
     async def one(id: str) -> dict[str, Any]:
@@ -57,8 +46,7 @@ def routes(server: Server) -> APIRouter:
         job = await server.job(id, *KINDS)
         body, changed = await desk.write(server.body_of, job), await read_json(request)
         body = replace(body, asked=taken_apart({**job.facts["asked"], **changed}).asked)
-        live = await desk.take(await server.checked(job.kind, body), "page")
-        return server.view(live.job)
+        return server.view((await desk.take(await server.checked(job.kind, body), "page")).job)
 
     @router.post("/{id}/{deed}")
     async def change(id: str, deed: str) -> dict[str, Any]:
@@ -73,60 +61,3 @@ def routes(server: Server) -> APIRouter:
         return server.view(await server.job(id, *KINDS))
 
     return router
-
-
-async def changes(server: Server) -> AsyncIterator[bytes]:
-    """First what is under way, then whatever changes; of a job that changes often, how it is in the end."""
-    desk, changed = server.desk, asyncio.Event()
-    waiting: dict[str, Live] = dict(desk.lives)
-
-    def watch(live: Live | None) -> None:
-        if live is not None:
-            waiting[live.order.id] = live
-        changed.set()
-
-    desk.watchers.add(watch)
-    try:
-        while not desk.is_stopping:
-            yield sent("replicas", replicas(server))
-            for id in list(waiting):
-                live = waiting.pop(id)
-                if live.job.facts["origin"] != "batch":
-                    yield sent("job", server.view(live.job))
-            try:
-                await asyncio.wait_for(changed.wait(), BEAT)
-            except TimeoutError:
-                continue
-            changed.clear()
-            await asyncio.sleep(BREATH)
-    finally:
-        desk.watchers.discard(watch)
-
-
-def replicas(server: Server) -> dict[str, Any]:
-    """Every replica with its ranks, and how much there is to do."""
-    desk = server.desk
-    lives = list(desk.lives.values())
-    return {
-        "queued": sum(len(live.waiting) for live in lives),
-        "running": sum(len(live.drawing) for live in lives),
-        "replicas": [
-            {
-                "number": replica.number,
-                "state": replica.state,
-                "restarts": replica.restarts,
-                "why": replica.why,
-                "ranks": [
-                    {
-                        "rank": rank.rank,
-                        "host": rank.host,
-                        "device": rank.device,
-                        "pid": rank.pid,
-                        "memory": rank.memory,
-                    }
-                    for rank in replica.ranks
-                ],
-            }
-            for replica in desk.supervisor.replicas()
-        ],
-    }
