@@ -1,5 +1,6 @@
 """What a pipeline would draw of the latents it has by now: after the last step its picture, and never another one."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from diffusers import DiffusionPipeline
 
 from ditmesh.job.draw import call_pipeline, drawn_of, generators
 from ditmesh.upstream.partway import CALLBACK, Partway, no_way
+from ditmesh.upstream.steps import Steps
 from tests.tiny import call_kwargs, tiny_path
+
+pytestmark = pytest.mark.slow
 
 # Packed and unpacked latents, two text encoders, an image that goes in, noise while decoding, a video.
 FAMILIES = ("flux", "sd3", "flux_kontext", "ltx", "wan", "cogview4", "z_image")
@@ -25,10 +29,15 @@ def load(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
 def looked_at(pipe: Any, call: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray], str]:
     """What a pipeline draws, what was seen of it after each step, and why nothing was."""
     seen = list[np.ndarray]()
-    with Partway(pipe, lambda done, steps: True, lambda result: seen.append(drawn_of(pipe, result).films)) as partway:
+    show = lambda result: seen.append(drawn_of(pipe, result).films)  # noqa: E731
+    with ExitStack() as undo, Partway(pipe, Steps(pipe, [pipe.transformer], undo), every_step, show) as partway:
         look = partway.callback(call, lambda: generators([3], "cpu"))
         drawn = drawn_of(pipe, call_pipeline(pipe, call | {CALLBACK: look}, [3])).films
     return drawn, seen, partway.no_way
+
+
+def every_step(done: int, steps: int) -> bool:
+    return True
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,5 +64,13 @@ def test_a_pipeline_that_draws_in_several_goes_shows_nothing_and_says_so(tmp_pat
     assert "several goes" in why
 
 
-def test_a_pipeline_without_a_way_says_so(tmp_path: Path) -> None:
-    assert no_way(load("lumina2", tmp_path)[0]) == "a Lumina2Pipeline has no interrupt"
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("lumina2", "a Lumina2Pipeline has no interrupt"),
+        ("anyflow_far", "a AnyFlowFARPipeline has no interrupt that its steps ask for"),
+        ("hunyuan_video15", "a HunyuanVideo15Pipeline has no callback_on_step_end"),
+    ],
+)
+def test_a_pipeline_without_a_way_says_so(family: str, why: str, tmp_path: Path) -> None:
+    assert no_way(load(family, tmp_path)[0]) == why

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -71,7 +71,7 @@ class Easel:
         gang = None if requests is None else requests.gang
         self._consent = None if gang is None else Consent(gang, lag=int(job.layout.pp_size > 1))
         self._own = list(pipe.get_active_adapters()) if job.lora and not job.lora.fuse else []
-        self._adapters: Sequence[tuple[str, float]] = ()
+        self._adapters: tuple[tuple[str, float], ...] | None = ()  # those that are on, if that is known
         self._steps = Steps(pipe, [pipe.components[name] for name in job.facts.transformers], ExitStack())
         self.no_previews = no_way(pipe)
 
@@ -93,6 +93,8 @@ class Easel:
             self._choose_adapters(request.lora)
             result = self._call(request)
         except Stopped:
+            if self._consent is not None:
+                self._consent.end()
             return Left(request.id, self._steps.done)
         except (torch.AcceleratorError, RanksLost):
             raise
@@ -117,7 +119,7 @@ class Easel:
         if not request.previews or self.no_previews:
             result = call_pipeline(self._pipe, call, seeds, device)
         else:
-            with Partway(self._pipe, _evenly(request.previews), self._shows(request)) as partway:
+            with Partway(self._pipe, self._steps, _evenly(request.previews), self._shows(request)) as partway:
                 look = partway.callback(call, lambda: generators(seeds, device))
                 result = call_pipeline(self._pipe, {**call, CALLBACK: look}, seeds, device)
             if partway.no_way:
@@ -150,10 +152,11 @@ class Easel:
 
         return show
 
-    def _choose_adapters(self, chosen: Sequence[tuple[str, float]]) -> None:
-        if tuple(chosen) != self._adapters:
+    def _choose_adapters(self, chosen: tuple[tuple[str, float], ...]) -> None:
+        if chosen != self._adapters:
+            self._adapters = None  # until it has gone well
             choose_adapters(self._pipe, self._own, chosen)
-            self._adapters = tuple(chosen)
+            self._adapters = chosen
 
     def _results(self, request: Request, result: Any) -> tuple[Result, ...]:
         drawn = drawn_of(self._pipe, result)

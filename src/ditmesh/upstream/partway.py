@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ditmesh.upstream.modules import override
 from ditmesh.upstream.request import REQUESTS
+from ditmesh.upstream.steps import Steps
 from ditmesh.upstream.trees import map_tensors
 
 CALLBACK, NEEDED = "callback_on_step_end", ("interrupt", "prepare_latents")
@@ -26,6 +27,8 @@ def no_way(pipe: Any) -> str:
     """Why nothing can be seen of a pipeline's picture before it is done; empty if it can."""
     kind = type(pipe)
     missing = [name for name in NEEDED if name not in dir(kind)]
+    if "interrupt" not in missing and "interrupt" not in inspect.unwrap(kind.__call__).__code__.co_names:
+        missing.append("interrupt that its steps ask for")
     if CALLBACK not in inspect.signature(kind.__call__).parameters:
         missing.append(CALLBACK)
     return f"a {kind.__name__} has no {' and no '.join(missing)}" if missing else ""
@@ -44,13 +47,14 @@ class Partway:
         no_way: why nothing was to be seen, once that has turned out; empty if all was well.
     """
 
-    def __init__(self, pipe: Any, wanted: Callable[[int, int], bool], show: Callable[[Any], None]):
+    def __init__(self, pipe: Any, steps: Steps, wanted: Callable[[int, int], bool], show: Callable[[Any], None]):
         """
         Args:
+            steps: those of the pipeline.
             wanted: whether to look after so many steps of so many.
             show: takes the pipeline's own result.
         """
-        self._pipe, self._wanted, self._show = pipe, wanted, show
+        self._pipe, self._steps, self._wanted, self._show = pipe, steps, wanted, show
         self._encoded: list[Any] = []  # what the pipeline made of the prompts, to be used again
         self._undo = ExitStack()
         self._done, self.no_way = 0, ""
@@ -80,14 +84,18 @@ class Partway:
         def look(pipe: Any, step: int, time: Any, there: dict[str, Any]) -> dict[str, Any]:
             self._done += 1
             if not self.no_way and "latents" in there and self._wanted(self._done, pipe.num_timesteps):
+                second = self._second(pipe, there["latents"])
                 devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+                self._steps.instead = _NoWay(f"a {type(second).__name__} runs its transformer though it is interrupted")
                 try:
                     with torch.random.fork_rng(devices):
-                        result = self._second(pipe, there["latents"])(**call, generator=seeds(), output_type="np")
+                        result = second(**call, generator=seeds(), output_type="np")
                 except _NoWay as error:  # on all ranks: it is about shapes and calls alone
                     self.no_way = str(error)
                 else:
                     self._show(result)
+                finally:
+                    self._steps.instead = None
             return {}
 
         return look

@@ -23,6 +23,7 @@ class Steps:
     Attributes:
         between: called before each step, with the number of steps that are done, and how many there are to be. What it
             raises ends the request.
+        instead: raised where a transformer is called, for as long as none is to run.
         done: steps that are done, -1 before the first.
         began, left: when the first step began, and when a transformer returned last, by the clock of ``time``.
     """
@@ -30,6 +31,7 @@ class Steps:
     def __init__(self, pipe: Any, transformers: Iterable[nn.Module], undo: ExitStack):
         self._pipe = pipe
         self.between: Between = lambda done, steps: None
+        self.instead: Exception | None = None
         self.begin()
         for model in transformers:
             runs: list[Callable[..., Any]] = []
@@ -43,6 +45,8 @@ class Steps:
         self._before = 0  # steps of the loops before it
 
     def _call(self, runs: list[Callable[..., Any]], *args: Any, **kwargs: Any) -> Any:
+        if self.instead is not None:
+            raise self.instead
         now = clock(self._pipe)
         if now != self._at:
             self._at, self.done = now, self.done + 1
