@@ -231,3 +231,9 @@ def test_lora_weights_are_named_by_their_folder_alone(tmp_path):
         with pytest.raises(ValueError, match="--lora-dir"):
             find_loras(folder)
     assert find_loras(None) == {}
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("ditmesh.serve.settings.find_spec", lambda module: None if module == "uvicorn" else module)
+    with pytest.raises(ValueError, match=r"needs uvicorn, .* pip install 'ditmesh\[serve\]'"):
+        check_settings(SETTINGS)
