@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planner": GROUND | {"job", "api", "loading", "face"},
     "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
     "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
-    "cli": GROUND | {"batch", "replicas", "planner", "job", "api", "face"},
+    "serve": {"replicas", "job", "face", "runtime"},
+    "cli": GROUND | {"batch", "serve", "replicas", "planner", "job", "api", "face"},
     "generate": {"cli"},
     "__main__": {"cli"},
 }
@@ -60,7 +61,7 @@ OUTSIDE: dict[str, set[str]] = {
     "runtime": STANDARD | {"torch", "numpy", "PIL"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "imageio", "accelerate", "huggingface_hub"}
-HEAVY |= {"matplotlib"}
+HEAVY |= {"matplotlib", "fastapi", "uvicorn", "prometheus_client"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
 LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
@@ -92,6 +93,8 @@ OF_SUPERVISOR = (
     "process",
 )
 LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
+
+LIGHT_FILES |= {"serve/settings.py"}
 
 LISTS_FILES = {"cache/calibrators/__init__.py"}  # every file of the folder, as models does
 
