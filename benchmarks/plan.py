@@ -26,6 +26,11 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "planner.md"
 BEGIN, END = "<!-- printed by benchmarks/plan.py -->", "<!-- end -->"
 OOM = "OOM"
+PURPOSES = {
+    "fit": "fractions were fitted on this",
+    "launch": "the time of a launch was chosen with a look at this",
+    "judge": "judged only",
+}
 
 
 def predicted(plan: dict[str, Any], layouts: Sequence[str]) -> dict[str, Estimate]:
@@ -43,13 +48,14 @@ def error(found: float, published: float) -> str:
 def row(one: Estimate, layout: str, seconds: Any, size: Any, time: str) -> str:
     """A line of the table: what was published, what is predicted, and by how much it is off."""
     if one.memory is None or one.seconds is None:
-        return f"| {layout} | {seconds} | – | | {size or ''} | – | {one.refused} |"
+        return f"| {layout} | {seconds} | – | | {size or ''} | – | – | {one.refused} |"
     took = one.seconds.denoise if time == "denoise" else one.seconds.total
     if seconds == OOM or not one.fits:
         told = "OOM" if not one.fits else f"{took:.2f}"
         hit = "as published" if (seconds == OOM) is not one.fits else "wrong"
-        return f"| {layout} | {seconds} | {told} | {hit} | | {gib(one.memory.total):.1f} | |"
-    sizes = f"{size} | {gib(one.memory.allocated):.2f} | {error(gib(one.memory.allocated), size)}" if size else " | | "
+        return f"| {layout} | {seconds} | {told} | {hit} | | | {gib(one.memory.total):.1f} | |"
+    total = gib(one.memory.total)
+    sizes = f"{size} | {gib(one.memory.allocated):.2f} | {total:.2f} | {error(total, size)}" if size else " | | | "
     return f"| {layout} | {seconds} | {took:.2f} | {error(took, seconds)} | {sizes} |"
 
 
@@ -70,11 +76,11 @@ def table(entry: dict[str, Any]) -> Iterator[str]:
     found = predicted(entry["plan"], [layout for layout, *_ in entry["rows"]])
     yield f"### {entry['title']}"
     yield ""
-    purpose = "the fractions were fitted on this" if entry["used"] == "fit" else "judged only"
+    purpose = PURPOSES[entry["used"]]
     yield f"{entry['source']}; {purpose}."
     yield ""
-    yield "| layout | published s | predicted s | error | published GiB | predicted GiB | error |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| layout | published s | predicted s | error | published GiB | predicted, tensors | in all | error |"
+    yield "|---|---|---|---|---|---|---|---|"
     timed = list[tuple[float, float]]()
     for layout, seconds, size in entry["rows"]:
         one = found[layout]
