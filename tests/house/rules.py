@@ -92,6 +92,7 @@ OF_SUPERVISOR = (
     "messages",
     "local",
     "process",
+    "rank",
 )
 LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
 
