@@ -120,9 +120,9 @@ def extra_arguments(text: str | None) -> dict[str, Any]:
         return {}
     try:
         extra = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"--extra-input-kwargs {text!r} is no Python dict; write it like \"{{'sigmas': None}}\"."
+            f"--extra-input-kwargs {text!r:.200} is no Python dict; write it like \"{{'sigmas': None}}\"."
         ) from error
     if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
         raise ValueError(f"--extra-input-kwargs {text!r} is no dict with names as keys, like \"{{'sigmas': None}}\".")
