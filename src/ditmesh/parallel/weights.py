@@ -21,6 +21,7 @@ from torch import nn
 from ditmesh.config import holding
 from ditmesh.pipeline import Plan, components
 from ditmesh.runtime.collectives import all_gather, never_compiled
+from ditmesh.runtime.memory import give_back
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.fsdp import Place, SharedWeights, rows
@@ -66,6 +67,7 @@ class Sharing:
         self._blocks: list[nn.Module] = []
         self._next: list[int] = []
         self._weights: list[list[Shared]] = []
+        self._new: set[int] = set()  # blocks that have not run yet
         for model, spec in plan.models:
             for run in _runs(model, spec):
                 self._number([block for block in run if not any(block is known for known in self._blocks)])
@@ -97,6 +99,7 @@ class Sharing:
             weights += [SharedWeights(plain, self._undo)] if plain else []
             weights += [SharedQuantized(quantized, self._undo)] if quantized else []
             if weights:
+                self._new.add(number)
                 override(block, "apply", _changing(weights, block.apply), self._undo)
         if not any(self._weights):
             titles = ", ".join(spec.title for _, spec in self._plan.models)
@@ -208,6 +211,10 @@ class Sharing:
     def _free(self, number: int) -> None:
         for weights in self._of(number):
             weights.free()
+        if number in self._new:
+            self._new.remove(number)  # what it will gather into again is made now, and lies between what is freed
+            if self._everyone.device_type == "cpu":
+                give_back()
 
     def idle(self) -> None:
         """Gather with the ranks that run a forward, until they are done with it."""
