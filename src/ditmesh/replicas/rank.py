@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from ditmesh.job import load
-from ditmesh.job.classes import check_job
+from ditmesh.job.classes import check_job, taken_arguments
 from ditmesh.job.description import Job
 from ditmesh.job.devices import check_devices, device_of, dtype_of, name_of
 from ditmesh.replicas.drawing import Easel
 from ditmesh.replicas.messages import Beat, Broken, Draw, Here, Ready, Stop
+from ditmesh.replicas.requests import Judged
 from ditmesh.runtime.gang import RanksLost
 from ditmesh.runtime.launch import describe
 from ditmesh.runtime.world import World
@@ -66,8 +67,11 @@ class Rank:
                 return
 
     def _load(self) -> Easel:
-        check_devices(self._job, self._world.ranks_here)
-        job = check_job(self._job, self._world)
+        job, judged = judge(self._job, self._world)
+        if self._world.rank == 0:
+            self._say(judged)
+        if judged.refusal:
+            raise ValueError(judged.refusal)
         pipe, _ = load.prepare(job, dtype_of(job, self._device), self._device)
         pipe.set_progress_bar_config(disable=True)
         return Easel(pipe, job, self._world.rank == 0, self._say)
@@ -88,3 +92,15 @@ class Rank:
         message = pickle.dumps(what)
         with self._saying:
             self._send(message)
+
+
+def judge(job: Job, world: World) -> tuple[Job, Judged]:
+    """Check a job with diffusers' classes and this machine's devices; the job with its images opened."""
+    try:
+        check_devices(job, world.ranks_here)
+        job = check_job(job, world)
+    except ValueError as error:
+        return job, Judged(" ".join(str(error).split()))
+    device = device_of(world)
+    takes = {name: x if isinstance(x, int | float | str) else None for name, x in taken_arguments(job).items()}
+    return job, Judged("", takes, device.type, str(dtype_of(job, device)))
