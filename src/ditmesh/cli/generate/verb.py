@@ -35,9 +35,10 @@ def generate(context: typer.Context, **flags: Any) -> None:
         job = describe_job(options, world)
     if job.layout.world_size > 1 and not world.launched:
         check_launch(job, job.layout.world_size, options.oversubscribe)
-        raise typer.Exit(launch(MODULE, context.obj, job.layout.world_size))
+        if not options.dry_run:
+            raise typer.Exit(launch(MODULE, context.obj, job.layout.world_size))
     job = check_rank(job, world)
-    from ditmesh.cli.generate.run import run
+    from ditmesh.cli.generate.run import look, run
 
     with failures(world):
-        raise typer.Exit(run(job, options, world))
+        raise typer.Exit(look(job, options, world) if options.dry_run else run(job, options, world))
