@@ -1,16 +1,17 @@
 """Make pictures of rows: feed the replicas a little ahead, write what comes back, and enter it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
 from ditmesh.batch.books import Books
 from ditmesh.batch.folder import ANOTHER, LOCK, refusal
-from ditmesh.batch.inbox import Inbox
 from ditmesh.batch.manifest import Manifest, is_among
 from ditmesh.batch.pictures import Picture, Recipe, all_pictures, batches
 from ditmesh.batch.rows import BadRow, GoodRow
@@ -18,14 +19,15 @@ from ditmesh.batch.writer import BadName
 from ditmesh.job.call import given
 from ditmesh.job.description import Job
 from ditmesh.job.picture import facts_of
-from ditmesh.replicas.requests import Failed, Finished, Request, Result, Retried
+from ditmesh.replicas.requests import Event, Failed, Finished, Judged, Request, Result, Retried
 from ditmesh.replicas.supervisor import Supervisor
 
 log = logging.getLogger("ditmesh.batch")
 AHEAD = 3  # calls for each replica: one that it draws, and others that wait
 LOOKED_AT = 1000  # pictures that are looked at before anything is loaded
 COUNTED = 200  # rows counted at once
-PATIENCE = 0.5  # seconds between two looks at the replicas
+PATIENCE = 0.5  # seconds without an event, before the replicas are looked at
+SECONDS_BETWEEN_LOOKS = 0.05  # while they start
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,26 @@ def check_folder(order: Order, manifest: Manifest) -> None:
             )
 
 
-class Factory:
-    """Draws all of an order with the replicas of a supervisor, whose events come into ``inbox``."""
+def judged(supervisor: Supervisor) -> Judged:
+    """What the first rank that has looked found out of the job.
 
-    def __init__(self, order: Order, manifest: Manifest, books: Books, inbox: Inbox):
-        self._order, self._manifest, self._books, self._inbox = order, manifest, books, inbox
+    Raises:
+        ValueError: no replica can be started.
+    """
+    while True:
+        for replica in supervisor.replicas():
+            if replica.judged is not None:
+                return replica.judged
+        if supervisor.broken:
+            raise ValueError(f"{supervisor.broken}.")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+class Factory:
+    """Draws all of an order with the replicas of a supervisor, whose events are put into a line."""
+
+    def __init__(self, order: Order, manifest: Manifest, books: Books, events: "SimpleQueue[Event]"):
+        self._order, self._manifest, self._books, self._events = order, manifest, books, events
         self._under_way: dict[str, list[Picture]] = {}
         self._again: list[Picture] = []  # failed once, and are drawn once more, each by itself
         self._failed = set[str]()
@@ -140,16 +157,18 @@ class Factory:
 
     def _take(self, supervisor: Supervisor, wait: bool) -> None:
         """Enter what has come in."""
-        event = self._inbox.next(PATIENCE if wait else 0)
-        if event is None:
+        try:
+            event = self._events.get(wait, PATIENCE)
+        except Empty:
             self._check(supervisor)
             return
         if isinstance(event, Retried):
             self._books.say(f"a replica was lost, and draws once more what it drew: {event.why}")
+        if not isinstance(event, Finished | Failed):
             return
         pictures = self._under_way.pop(event.id)
         if isinstance(event, Finished) and len(event.results) == len(pictures):
-            seconds = sum(time for stage, time in event.seconds.items() if stage != "queued") / len(pictures)
+            seconds = sum(each for stage, each in event.seconds.items() if stage != "queued") / len(pictures)
             for picture, result in zip(pictures, event.results, strict=True):
                 self._deliver(picture, result, seconds)
             return
@@ -201,11 +220,8 @@ def request_of(id: str, pictures: list[Picture], order: Order) -> Request:
         id,
         call,
         tuple(picture.noise_seed for picture in pictures),
-        tuple(facts_of_picture(picture, order.job) for picture in pictures),
+        tuple(
+            facts_of(order.job, {**x.call, "prompt": x.prompt}, x.seed) | {"noise_seed": x.noise_seed} for x in pictures
+        ),
         PurePosixPath(pictures[0].file).suffix.lower(),
     )
-
-
-def facts_of_picture(picture: Picture, job: Job) -> Mapping[str, object]:
-    facts = facts_of(job, {**picture.call, "prompt": picture.prompt}, picture.seed)
-    return {**facts, "noise_seed": picture.noise_seed}

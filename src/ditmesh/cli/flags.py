@@ -33,23 +33,6 @@ def argument(help: str, value: str) -> Any:
     return field(metadata={"flag": typer.Argument(metavar=value, help=help, show_default=False)})
 
 
-def gone(why: str, shown: str) -> Any:
-    """A field for a flag that is no more; ``refuse_gone`` says what to do instead."""
-    made = option("", why, shown, hidden=True)
-    return field(default=None, metadata={**made.metadata, "gone": why})
-
-
-def refuse_gone(options: Any) -> None:
-    """Refuse flags that are no more.
-
-    Raises:
-        ValueError: what would work.
-    """
-    for one in fields(options):
-        if "gone" in one.metadata and asdict(options)[one.name] is not None:
-            raise ValueError(f"{one.metadata['names'][0]} is no more: {one.metadata['gone']}")
-
-
 count = partial(option, low=1)
 switch = partial(option, default=False)
 

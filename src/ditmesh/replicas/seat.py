@@ -97,7 +97,6 @@ class Seat:
                 self.become("loading")
         elif isinstance(said, Judged):
             self.judged = said
-            self.changed(self.replica)
         elif isinstance(said, Beat) and rank in self.facts:
             self.facts[rank] = replace(self.facts[rank], memory=said.memory)
         elif isinstance(said, Ready):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import EXAMPLES, PICTURES
-from ditmesh.cli.flags import given_flags, refuse_gone
+from ditmesh.cli.flags import given_flags
 from ditmesh.cli.generate.job import extra_arguments
 from ditmesh.cli.generate.layout import visible_accelerators
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
@@ -61,7 +61,11 @@ def describe_batch(options: BatchOptions, world: World, environment: Mapping[str
     Raises:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
-    refuse_gone(options)
+    for flag in given_flags(options, "nnodes", "node_rank", "rdzv_endpoint"):
+        raise ValueError(
+            f"{flag} is no more: use --engine ray for a cluster, or torchrun --nnodes around `-m ditmesh.generate` for "
+            f"one picture."
+        )
     notes: list[str] = []
     debug = is_on(environment, DEBUG)
     layout = choose_layout(options, world, environment)

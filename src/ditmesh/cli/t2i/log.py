@@ -11,10 +11,7 @@ from typing import BinaryIO
 
 @contextmanager
 def kept_logs(folder: Path | None, aloud: bool) -> Iterator[Callable[[int, bytes], None]]:
-    """Keep logs in a folder, if there is one, and on the terminal if ``aloud``; what ranks write goes to what it gives.
-
-    The folder gets t2i.log, and rank0.log ... of the ranks that write.
-    """
+    """Keep logs in a folder, if there is one, and on the terminal if ``aloud``; it gives where ranks write."""
     with ExitStack() as closing:
 
         @cache
@@ -22,8 +19,7 @@ def kept_logs(folder: Path | None, aloud: bool) -> Iterator[Callable[[int, bytes
             return folder and closing.enter_context((folder / f"rank{rank}.log").open("ab", buffering=0))
 
         def written(rank: int, some: bytes) -> None:
-            file = file_of(rank)
-            if file is not None:
+            if (file := file_of(rank)) is not None:
                 file.write(some)
             if aloud:
                 sys.stderr.buffer.write(b"".join(b"rank %d: %s" % (rank, line) for line in some.splitlines(True)))

@@ -3,14 +3,13 @@
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from ditmesh.cli.flags import count, gone, option, record, same, switch
+from ditmesh.cli.flags import count, option, record, same, switch
 from ditmesh.cli.generate.options import Options
 from ditmesh.config import AXES
 from ditmesh.job.quantization import WHAT as HOW
 
 WHAT, OUT, MODEL, LAYOUT, SPEED = "What to draw", "Where to", "Model", "Layout", "Memory and speed"
 CLUSTER = "Where it runs"
-ELSEWHERE = "use --engine ray for a cluster, or torchrun --nnodes around `-m ditmesh.generate` for one picture."
 BACKENDS = "xdit: spread each picture as the degrees say. diffusers: a whole model a device."
 
 Text = str | None
@@ -88,6 +87,6 @@ class BatchOptions(record("Degrees", DEGREES)):
     engine: str = option(CLUSTER, "local: on this machine. ray: on a cluster of Ray.", "--engine NAME", default="local")
     ray_address: Text = option(CLUSTER, "The cluster: auto, or HOST:PORT.", "--ray-address ADDRESS")
     replicas: Text = option(CLUSTER, "How many there may be on a cluster, as in 2..8.", "--replicas MIN..MAX")
-    nnodes: Text = gone(ELSEWHERE, "--nnodes N")
-    node_rank: Text = gone(ELSEWHERE, "--node_rank N")
-    rdzv_endpoint: Text = gone(ELSEWHERE, "--rdzv_endpoint HOST:PORT")
+    nnodes: Text = option("", "No more.", "--nnodes N", hidden=True)
+    node_rank: Text = option("", "No more.", "--node_rank N", hidden=True)
+    rdzv_endpoint: Text = option("", "No more.", "--rdzv_endpoint HOST:PORT", hidden=True)

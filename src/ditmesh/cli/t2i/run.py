@@ -4,14 +4,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from queue import SimpleQueue
 
 from rich.console import Console
 
 from ditmesh.batch.books import Tally, opened
-from ditmesh.batch.factory import Factory, Order, check_folder
+from ditmesh.batch.factory import Factory, Order, check_folder, judged
 from ditmesh.batch.files import RawRow, read_rows
 from ditmesh.batch.folder import FAILURES, held
-from ditmesh.batch.inbox import Inbox
 from ditmesh.batch.manifest import Manifest
 from ditmesh.batch.pictures import Picture, Recipe
 from ditmesh.batch.rows import BadRow, GoodRow, check_rows, unused_columns
@@ -22,26 +22,26 @@ from ditmesh.cli.t2i.job import Batch
 from ditmesh.config import describe_groups
 from ditmesh.job.description import Job
 from ditmesh.job.fingerprint import fingerprint
-from ditmesh.replicas.requests import Judged
+from ditmesh.replicas.requests import Event, Judged
 from ditmesh.replicas.supervisor import Supervisor
 from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World
 
 
-def draw(batch: Batch, supervisor: Supervisor, inbox: Inbox) -> int:
+def draw(batch: Batch, supervisor: Supervisor, events: "SimpleQueue[Event]") -> int:
     """Draw all of it; the exit code: 1 if a row was not drawn, else 0."""
     console = Console(stderr=True, highlight=False)
-    judged = inbox.judged(supervisor)
-    order = order_of(batch, judged)
+    found = judged(supervisor)
+    order = order_of(batch, found)
     with ExitStack() as closing:
-        tell_job(batch, judged, console)
+        tell_job(batch, found, console)
         with refusals(World()):
             closing.enter_context(held(order.folder))
             manifest = Manifest(order.folder)
             check_folder(order, manifest)
         remove_unfinished(order.folder)
         with opened(order.folder, console) as books:
-            Factory(order, manifest, books, inbox).draw(supervisor)
+            Factory(order, manifest, books, events).draw(supervisor)
         manifest.finish()
         return tell_end(order, books.tally, manifest)
 
@@ -55,9 +55,9 @@ def look(batch: Batch) -> int:
     quiet_imports()
     from ditmesh.replicas.rank import judge
 
-    _, judged = judge(batch.job, World())
-    order = order_of(batch, judged)
-    tell_job(batch, judged, console)
+    _, found = judge(batch.job, World())
+    order = order_of(batch, found)
+    tell_job(batch, found, console)
     with refusals(World()):
         check_folder(order, Manifest(order.folder))
     tally = Tally()
@@ -72,18 +72,18 @@ def look(batch: Batch) -> int:
     return 0 if tally.is_whole else 1
 
 
-def order_of(batch: Batch, judged: Judged) -> Order:
+def order_of(batch: Batch, found: Judged) -> Order:
     """What is to be drawn, or the refusal of a job that cannot be done."""
     job, options = batch.job, batch.options
     with refusals(World()):
-        if judged.refusal:
-            raise ValueError(judged.refusal)
-        made_by = f"{fingerprint(job.model, job.facts.components)} {judged.dtype}{lossy(job)}"
+        if found.refusal:
+            raise ValueError(found.refusal)
+        made_by = f"{fingerprint(job.model, job.facts.components)} {found.dtype}{lossy(job)}"
     recipe = Recipe(
         call={name: value for name, value in job.call.items() if name != "prompt"},
         seed=job.seed,
         images=options.num_images_per_prompt or 1,
-        takes=judged.takes,
+        takes=found.takes,
         title=job.example.pipeline,
         made_by=made_by,
         two_branches=job.layout.cfg_size > 1,
@@ -117,11 +117,11 @@ def rows_of(batch: Batch) -> Iterator[GoodRow | BadRow]:
     return check_rows(read_rows(batch.options.prompts_file))
 
 
-def tell_job(batch: Batch, judged: Judged, console: Console) -> None:
+def tell_job(batch: Batch, found: Judged, console: Console) -> None:
     """What is drawn with what, and which ranks form which group."""
     job, layout, file = batch.job, batch.job.layout, batch.options.prompts_file
     each = f", {batch.batch_size} at once on each of {layout.dp_size} replicas" if layout.dp_size > 1 else ""
-    lines = [f"{job.example.pipeline} of {job.model} on {layout.world_size} x {judged.device}: {layout}{each}"]
+    lines = [f"{job.example.pipeline} of {job.model} on {layout.world_size} x {found.device}: {layout}{each}"]
     lines += describe_groups(layout) if layout.world_size > 1 else []
     lines += [f"note: {note}" for note in batch.notes]
     if file is not None and (unused := unused_columns(read_rows(file))):

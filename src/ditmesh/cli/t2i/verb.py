@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -59,7 +60,6 @@ def work(batch: Batch) -> int:
     job, options = batch.job, batch.options
     if options.engine == "local" and job.layout.world_size > 1:
         check_launch(job, job.layout.world_size, options.oversubscribe)
-    from ditmesh.batch.inbox import Inbox
     from ditmesh.replicas.engines import engine_of
     from ditmesh.replicas.supervisor import Supervisor
 
@@ -71,13 +71,13 @@ def work(batch: Batch) -> int:
             from ditmesh.cli.t2i.run import look
 
             return look(batch)
-        one, inbox = replace(job, layout=replace(job.layout, dp_size=1)), Inbox()
+        one, events = replace(job, layout=replace(job.layout, dp_size=1)), SimpleQueue[Any]()
         closing.enter_context(stoppable(batch))
         closing.enter_context(failures(World()))
-        supervisor = closing.enter_context(Supervisor(one, engine, batch.replicas, inbox.put))
+        supervisor = closing.enter_context(Supervisor(one, engine, batch.replicas, events.put))
         from ditmesh.cli.t2i.run import draw
 
-        return draw(batch, supervisor, inbox)
+        return draw(batch, supervisor, events)
 
 
 class StoppedBy(BaseException):
