@@ -60,6 +60,7 @@ def work(batch: Batch) -> int:
     job, options = batch.job, batch.options
     if options.engine == "local" and job.layout.world_size > 1:
         check_launch(job, job.layout.world_size, options.oversubscribe)
+    from ditmesh.batch.folder import LOCK, held
     from ditmesh.replicas.engines import engine_of
     from ditmesh.replicas.supervisor import Supervisor
 
@@ -67,6 +68,9 @@ def work(batch: Batch) -> int:
         written = closing.enter_context(kept_logs(None if options.dry_run else options.log_dir, batch.debug))
         with refusals(World()):
             engine = engine_of(options.engine, batch.replicas.stop - 1, options.ray_address, written)
+            if (options.output_dir / LOCK).exists():
+                with held(options.output_dir):  # before a second job takes memory of the first one's devices
+                    pass
         if options.dry_run:
             from ditmesh.cli.t2i.run import look
 
