@@ -8,6 +8,7 @@ from ditmesh import ParallelismConfig
 from ditmesh.cli import main
 from ditmesh.cli.t2i.degrees import choose_degrees, is_on
 from ditmesh.config import AXES, describe_groups, rank_groups, replicas
+from ditmesh.job.weights import LoraWeights
 from tests.batch.factory import parse
 
 
@@ -115,6 +116,9 @@ def test_a_layout_in_a_word_is_that_of_its_degrees_and_goes_before_variables(fol
     batch, _ = parse([*call, "--extra-input-kwargs", "{'max_sequence_length': 64}", "--guidance_scale", "2"], {})
     assert batch.job.call["max_sequence_length"] == 64
     assert batch.job.asked == {"max_sequence_length", "guidance_scale"}
+    Path("mine.safetensors").touch()
+    batch, _ = parse([*call, "--lora_path", "mine.safetensors", "--disable_fuse_lora"], {})
+    assert batch.job.lora == LoraWeights(Path("mine.safetensors"), fuse=False)
 
 
 def test_groups_are_those_of_the_mesh():
