@@ -18,7 +18,8 @@ def test_a_flag_is_known_by_either_spelling_and_shown_by_one(verb):
     group = get_command(app)
     command = COMMANDS[verb]
     needed = [p.default or "x" for p in command.params if p.param_type_name == "argument" and p.required]
-    needed += ["--model-name", "x"] if verb == "t2i" else []
+    flags = [p.opts[0] for p in command.params if p.param_type_name == "option" and p.required]
+    needed += [word for flag in flags for word in (flag, "x")]
     shown = [name for p in command.params for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
     assert len({name.replace("_", "-") for name in shown}) == len(shown)
 
@@ -29,7 +30,7 @@ def test_a_flag_is_known_by_either_spelling_and_shown_by_one(verb):
     for parameter in command.params:
         if parameter.param_type_name == "argument" or parameter.is_eager:
             continue
-        value = [] if parameter.is_flag else ["9"]
+        value = [] if parameter.is_flag else ["12"]
         for name in (*parameter.opts, *parameter.secondary_opts):
             if name.startswith("--"):
                 assert parsed(swapped(name), value) == parsed(name, value), name

@@ -22,7 +22,7 @@ from ditmesh.pipeline import Plan, components
 from ditmesh.runtime.collectives import all_gather, never_compiled
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
-from ditmesh.upstream.fsdp import Place, SharedWeights, rows
+from ditmesh.upstream.fsdp import Place, Shared, rows, share
 from ditmesh.upstream.lora import is_dora
 from ditmesh.upstream.modules import (
     SKIPS,
@@ -59,7 +59,7 @@ class Sharing:
         self._ahead = NONE
         self._blocks: list[nn.Module] = []
         self._next: list[int] = []
-        self._weights: list[SharedWeights | None] = []
+        self._weights: list[Shared | None] = []
         for model, spec in plan.models:
             for run in _runs(model, spec):
                 self._number([block for block in run if not any(block is known for known in self._blocks)])
@@ -87,7 +87,7 @@ class Sharing:
         for number, block in enumerate(self._blocks):
             check_plain(type(block).__name__, block, "shard_weights", "leave shard_weights out.")
             if places := list(self._places(block, kept)):
-                weights = self._weights[number] = SharedWeights(places, self._undo)
+                weights = self._weights[number] = share(places, self._undo)
                 override(block, "apply", _changing(weights, block.apply), self._undo)
         if not any(self._weights):
             titles = ", ".join(spec.title for _, spec in self._plan.models)
@@ -166,7 +166,7 @@ class Sharing:
             ahead.start()
             self._ahead = following
 
-    def _of(self, number: int) -> SharedWeights | None:
+    def _of(self, number: int) -> Shared | None:
         return None if number == NONE else self._weights[number]
 
     def _following(self, number: int) -> int:
@@ -246,7 +246,7 @@ def _kept_whole(plan: Plan) -> set[int]:
     return {weight for weight, count in seats.items() if count > 1} | {id(x) for m in lent for x in m.parameters()}
 
 
-def _changing(weights: SharedWeights, apply: Callable[..., Any]) -> Callable[..., Any]:
+def _changing(weights: Shared, apply: Callable[..., Any]) -> Callable[..., Any]:
     """``Module.apply`` of a block, by which adapters are fused: what it does to whole weights lasts."""
 
     def call(function: Callable[[nn.Module], None]) -> Any:

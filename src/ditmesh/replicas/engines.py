@@ -1,5 +1,7 @@
 """The engines by the names that `--engine` knows; this is the one place that knows them."""
 
+from importlib.util import find_spec
+
 from ditmesh.config import suggest
 from ditmesh.replicas.engine import Engine
 from ditmesh.replicas.local import LocalEngine, Written
@@ -21,8 +23,11 @@ def engine_of(name: str, replicas: int, address: str | None = None, written: Wri
     if name not in ENGINES:
         raise ValueError(f"--engine {name}: {suggest(name, ENGINES)}")
     if name == "ray":
-        raise ValueError(
-            f"--engine ray{f' at {address}' if address else ''}: this ditmesh has no engine for Ray yet; install one "
-            f"that has it: pip install -U 'ditmesh[ray]', or leave --engine out, which draws on this machine."
-        )
+        if find_spec("ray") is None:
+            raise ValueError(
+                "--engine ray needs the package ray, which is not installed; run: pip install 'ditmesh[ray]'"
+            )
+        from ditmesh.replicas.ray import RayEngine
+
+        return RayEngine(address)
     return LocalEngine(replicas, written=written)

@@ -65,6 +65,14 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
         0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
         failure was printed to stderr. An interrupt ends every rank and counts as a failure.
     """
+    end = launch_silently(module, arguments, nproc)
+    if end.words:
+        print(shown(end.words, lines=True), file=sys.stderr)
+    return end.code
+
+
+def launch_silently(module: str, arguments: Sequence[str], nproc: int) -> End:
+    """As ``launch``, but the first failure is returned and nothing is said of it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     if Path(PACKAGE).parent != Path.cwd():
         os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the current folder is not the ranks'
@@ -74,10 +82,7 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="ditmesh-"))  # for the ranks' last words
         store = hold_store()
         options = agent_arguments(nproc, folder, store.port)
-        end = run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc)
-    if end.words:
-        print(shown(end.words, lines=True), file=sys.stderr)
-    return end.code
+        return run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc)
 
 
 def run_ranks(arguments: Sequence[str], nproc: int) -> End:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
+from ditmesh.checks import check_world
 from ditmesh.cli.examples import EXAMPLES, PICTURES
-from ditmesh.cli.flags import given_flags
+from ditmesh.cli.flags import flag_of, given_flags
 from ditmesh.cli.generate.job import extra_arguments
-from ditmesh.cli.generate.layout import visible_accelerators
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
-from ditmesh.config import WORDS, Degrees, suggest
+from ditmesh.config import Degrees, suggest
 from ditmesh.job.caching import choose_cache
 from ditmesh.job.call import asked_arguments, default_arguments, given
 from ditmesh.job.checks import check_facts, check_place
@@ -143,13 +143,12 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
     )
     ranks = world.ranks(options.num_gpus, "--num_gpus")
     if options.parallel is not None:
-        for flag in given_flags(options, *flags):
-            raise ValueError(f"--parallel {options.parallel} and {flag} both say how ranks are used; use one of them.")
-        if ranks is None and options.parallel in WORDS:
-            ranks = visible_accelerators(options.parallel, "--num_gpus")
-        asked = ParallelismConfig.parse(options.parallel, ranks or 1)
-        flags = {f"{axis}_size": degree for axis, degree in asked.sizes.items() if degree > 1}
-        environment = {}
+        named = [flag_of(options, size) for size, degree in flags.items() if degree is not None]
+        if named := [*named, *(name for name in environment if name.startswith(PREFIX))]:
+            raise ValueError(f"--parallel names all degrees, and {named[0]} one of them; use --parallel alone.")
+        layout = replace(ParallelismConfig.parse(options.parallel, ranks), **others)
+        check_world(layout, ranks or layout.world_size)
+        flags, environment = {size: asdict(layout)[size] for size in flags}, {}
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")

@@ -73,6 +73,7 @@ class BatchOptions(record("Degrees", DEGREES)):
     num_pipeline_patch: Count = count(LAYOUT, "Patches in the pipeline.", "--num_pipeline_patch N")
     warmup_steps: Count = count(LAYOUT, "First steps of a pipeline.", "--warmup_steps N", low=0)
     shard_weights: bool = switch(LAYOUT, "Share out weights that ranks would each hold whole.", "--shard_weights")
+    no_check: bool = switch(LAYOUT, "Do not warn before a run that cannot fit.", "--no-check")
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
 
     optimize: Text = option(

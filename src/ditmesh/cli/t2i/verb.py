@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from ditmesh.cli.auto import AUTO, choose, ranks_there_are, warn_if_too_large
 from ditmesh.cli.flags import takes
 from ditmesh.cli.ranks import check_launch, failures, read_world, refusals
 from ditmesh.cli.t2i.job import Batch, describe_batch
@@ -41,6 +42,7 @@ def t2i(context: typer.Context, **flags: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
     with ExitStack() as closing:
         with refusals(world):
+            options = with_layout(options, world)
             batch = describe_batch(options, world)
             if world.rank:
                 raise typer.Exit  # under torchrun its first process does it all
@@ -55,6 +57,27 @@ def t2i(context: typer.Context, **flags: Any) -> None:
         raise typer.Exit(work(batch))
 
 
+def with_layout(options: BatchOptions, world: World) -> BatchOptions:
+    """The flags with the layout that was chosen, if that was left to us.
+
+    Raises:
+        ValueError: this machine or the model is unknown, or no layout fits.
+    """
+    if options.parallel != AUTO:
+        return options
+    ranks = world.ranks(options.num_gpus, "--num_gpus")
+    alone = describe_batch(replace(options, parallel=None, num_gpus=None, shard_weights=False), World())
+    layout = choose(
+        alone.job,
+        ranks_there_are(ranks, "--num_gpus"),
+        exactly=ranks is not None,
+        shard=options.shard_weights,
+        throughput=options.prompts_file is not None,
+        first=world.rank == 0,
+    )
+    return replace(options, parallel=str(layout))
+
+
 def work(batch: Batch) -> int:
     """Start the replicas and draw; the exit code."""
     job, options = batch.job, batch.options
@@ -62,6 +85,7 @@ def work(batch: Batch) -> int:
         check_launch(job, job.layout.world_size, options.oversubscribe)
     from ditmesh.batch.folder import LOCK, held
     from ditmesh.replicas.engines import engine_of
+    from ditmesh.replicas.local import visible_gpus
     from ditmesh.replicas.supervisor import Supervisor
 
     with ExitStack() as closing:
@@ -79,6 +103,8 @@ def work(batch: Batch) -> int:
         closing.enter_context(stoppable(batch))
         closing.enter_context(failures(World()))
         supervisor = closing.enter_context(Supervisor(one, engine, batch.replicas, events.put))
+        if options.engine == "local" and not options.no_check and visible_gpus():
+            warn_if_too_large(job)  # with it comes torch, which the ranks are importing by now as well
         from ditmesh.cli.t2i.run import draw
 
         return draw(batch, supervisor, events)
