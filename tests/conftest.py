@@ -113,3 +113,31 @@ def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
     for item in items:
         length[item.path] += 20 if item.get_closest_marker("slow") else 1
     return sorted(items, key=lambda item: (-length[item.path], item.path))
+
+
+@pytest.fixture
+def forked(pool, monkeypatch) -> None:
+    """Let the replicas of a command have ranks that are forked, which begin at once."""
+    from ditmesh.replicas import engines
+    from tests.batch.forked import ForkedEngine
+
+    monkeypatch.setattr(engines, "LocalEngine", ForkedEngine)
+
+
+@pytest.fixture
+def t2i(forked, monkeypatch, capsys):
+    """Run `ditmesh t2i` in this process: its exit code, stdout and stderr."""
+    from ditmesh.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    loud = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["t2i", *map(str, arguments)])
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    yield run
+    transformers_logging.set_verbosity(loud[0])
+    diffusers_logging.set_verbosity(loud[1])
+    transformers_logging.enable_progress_bar()

@@ -1,5 +1,6 @@
 """Pictures as units of work: their names, their noise, and the batches they are put in."""
 
+import json
 from itertools import islice
 
 import pytest
@@ -27,6 +28,18 @@ def test_an_index_of_its_own_names_a_picture_and_comes_once(tmp_path):
         "it has no index, and the rows before it have; give every row one, or none",
     ]
     assert [picture.file for picture in pictures(path)] == ["000007.png", "000003.png"]
+
+
+def test_no_name_is_a_picture_and_a_folder(tmp_path):
+    def judged(*names: str):
+        path = tmp_path / "a.jsonl"
+        path.write_text("".join(json.dumps({"prompt": "x", "output_name": name}) + "\n" for name in names))
+        return list(all_pictures(check_rows(read_rows(path)), Recipe()))
+
+    found = judged("x.png", "x.png/y", "d/e/z", "d", "d/e.png", "d/e", "d/e/z/w")
+    files = [x.file for x in found if isinstance(x, Picture)]
+    assert files == ["x.png", "d/e/z.png", "d.png", "d/e.png", "d/e/z/w.png"]
+    assert [x.line for x in judged("x.png/y", "x") if isinstance(x, BadRow)] == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """Prompt files: whatever is in them, each row is read once, in order, and a bad one costs only itself."""
 
 import csv
+import gzip
+import io
 import json
+import os
 import tracemalloc
+from unittest import mock
 
 import pyarrow as pa
 import pytest
@@ -147,8 +151,6 @@ def test_a_json_file_is_read_up_to_where_it_breaks(tmp_path):
     assert "a comma or ] is missing here" in bad_rows(path)[0][1]
     path.write_text('["cat",\n{"prompt": }]')
     assert "nothing behind it can be read" in bad_rows(path)[0][1]
-    path.write_text('{"prompt": "cat"}')
-    assert "holds an array" in bad_rows(path)[0][1]
 
 
 @pytest.mark.parametrize(
@@ -158,14 +160,70 @@ def test_a_json_file_is_read_up_to_where_it_breaks(tmp_path):
         ("a.jsonl", "\n \n", "holds no prompts"),
         ("a.csv", "text,seed\nx,1\n", "has no column 'prompt'; its first line names 'text', 'seed'"),
         ("a.parquet", "no", "is no Parquet file"),
+        ("a.json", '{"prompt": "cat"}', "holds no array of rows; name it .jsonl"),
+        ("a.jsonl", gzip.compress(b'"cat"'), "is compressed by gzip; unpack it first"),
+        ("a.txt", "cat".encode("utf-16"), "is no text in UTF-8"),
+        ("a.csv", '"prompt\ncat\n', "names no columns: it is no CSV"),
     ],
 )
 def test_a_file_that_is_none_is_refused_before_anything_starts(tmp_path, name, content, why):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=why):
         check_file(tmp_path / name)
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         check_file(tmp_path / "none.txt")
+
+
+def test_a_pipe_is_refused_and_standard_input_is_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ValueError, match="write --prompts_file - < "):
+        check_file(tmp_path / "pipe.jsonl")
+    for text, prompts in (
+        ('{"prompt": "cat"}\n"dog"\n', ["cat", "dog"]),
+        ('["cat", {"prompt": "dog"}]', ["cat", "dog"]),
+        ("seed,prompt\n1,cat\n", ["cat"]),
+        ("a cat, asleep\na dog\n", ["a cat, asleep", "a dog"]),
+    ):
+        with files.spooled(io.BytesIO(text.encode())) as path:
+            check_file(path)
+            assert [row["prompt"] for row in rows_of(path)] == [row["prompt"] for row in rows_of(path)] == prompts
+        assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "bad", "good"),
+    [
+        ('prompt\n"a cat\na dog\na bird\n', [2], ["a dog", "a bird"]),
+        ('prompt,seed\n"a cat,1\n"a dog",2\n"a bird",3\n', [2], ["a dog", "a bird"]),
+        ('prompt,seed\na fish,1\n"a cat,1\n"a dog,2\na bird,3\n', [3, 4], ["a fish", "a bird"]),
+        ('prompt\n"two\nlines"\n"a "cat""\na 5" disk\n', [4], ["two\nlines", 'a 5" disk']),
+    ],
+)
+def test_a_quote_that_nobody_closes_costs_its_own_row(tmp_path, text, bad, good):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    judged = list(check_rows(read_rows(path)))
+    assert [row.line for row in judged if isinstance(row, BadRow)] == bad
+    assert [row.row.prompt for row in judged if not isinstance(row, BadRow)] == good
+
+
+def test_a_quote_that_nobody_closes_in_a_long_file_takes_no_time_and_no_memory(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt\n"a cat\n' + "a dog " * 20 + "\n" + ("a dog " * 20 + "\n") * 20_000)
+    tracemalloc.start()
+    judged = read_rows(path)
+    assert next(judged).wrong
+    assert sum(1 for _ in judged) == 20_001
+    assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 2
+    tracemalloc.stop()
+
+
+def test_a_prompt_that_no_model_reads_costs_only_its_row(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 10_000_000 + "\ncat\n")
+    assert bad_rows(tmp_path / "a.txt") == [(1, mock.ANY)]
+    (why,) = [why for _, why in bad_rows(tmp_path / "a.txt")]
+    assert why.startswith("prompt: 10000000 letters are more than the 100000 that a text may have")
+    assert len(why) < 200
 
 
 def test_columns_that_say_nothing_are_named():
@@ -182,7 +240,11 @@ def test_a_name_keeps_its_kind_or_gets_one(name, safe):
 
 
 @pytest.mark.parametrize(
-    "name", ["/a", "../a", "a/../../b", "..", "", " ", "a\0b", "contact.png", "000003", "3_01.jpg", "x" * 300]
+    "name",
+    [
+        *("/a", "../a", "a/../../b", "..", "", " ", "a\0b", "contact.png", "000003", "3_01.jpg", "x" * 300),
+        *("manifest.jsonl/x", "Contact.PNG/x", "index.html/a/b", ".ditmesh.lock/x", "000003.png/x", ".a.unfinished/x"),
+    ],
 )
 def test_a_name_that_no_picture_may_have_is_refused(name):
     with pytest.raises(ValueError, match=r"no file name|leads out|gives files itself|too long"):

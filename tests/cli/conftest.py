@@ -31,7 +31,7 @@ def weightless(tmp_path):
 
 
 @pytest.fixture
-def refused(capsys, monkeypatch, tmp_path) -> Callable[..., list[str]]:
+def refused(forked, capsys, monkeypatch, tmp_path) -> Callable[..., list[str]]:
     """Run `ditmesh VERB ...`, which must refuse with exit code 2; return the lines it wrote to stderr."""
     from ditmesh.cli import main
 

@@ -8,6 +8,7 @@ from ditmesh import ParallelismConfig
 from ditmesh.cli import main
 from ditmesh.cli.t2i.degrees import choose_degrees, is_on
 from ditmesh.config import AXES, describe_groups, rank_groups, replicas
+from ditmesh.job.weights import LoraWeights
 from tests.batch.factory import parse
 
 
@@ -46,17 +47,28 @@ def folder(tmp_path, monkeypatch, flux):
         ("--optimize tf32", {}, ["tf32 is for GPUs"]),
         ("--device cuda", {}, ["--device cuda is for GPUs"]),
         ("--torch_dtype int8", {}, ["int8 is none of bfloat16, float16, float32"]),
-        ("--nnodes 2", {}, ["--nnodes needs --node_rank"]),
-        ("--node_rank 1", {}, ["--node_rank is for several machines"]),
-        ("--nnodes 2 --node_rank 0 --rdzv_endpoint here --num_gpus 2", {}, ["here is no HOST:PORT"]),
-        ("--nnodes 2 --node_rank 0 --rdzv_endpoint h:1 --num_gpus 3", {}, ["3 ranks do not divide among 2"]),
+        ("--nnodes 2", {}, ["--nnodes is no more: use --engine ray", "torchrun --nnodes around"]),
+        ("--node-rank 1", {}, ["--node_rank is no more"]),
+        ("--rdzv_endpoint here:29500", {}, ["--rdzv_endpoint is no more"]),
+        ("--engine slurm", {}, ["--engine slurm", "use one of local, ray"]),
+        ("--replicas 2..4", {}, ["--replicas is for a cluster; add --engine ray"]),
+        ("--ray-address auto", {}, ["--ray-address is for a cluster"]),
+        ("--engine ray --replicas 4..2", {}, ["--replicas 4..2 is no range; write it like 2..8"]),
+        ("--engine ray --replicas 2 --data-parallel-degree 2", {}, ["--replicas 2 and a layout of 2 replicas"]),
+        ("--parallel ulysses2 --ring_degree 2", {}, ["--parallel names all degrees, and --ring_degree one of them"]),
+        ("--parallel ulyses2", {}, ["did you mean", "ulysses"]),
+        ("--extra-input-kwargs {'sigma':3}", {}, ["FluxPipeline takes no sigma; did you mean sigmas?"]),
+        ("--extra_input_kwargs {'prompt':'x'}", {}, ["prompt is of each picture; use --prompt"]),
+        ("--lora-weight-name a", {}, ["--lora-weight-name is for LoRA weights, and there are none"]),
         ("--log_dir prompts.jsonl/a", {}, ["--log_dir", "prompts.jsonl is a file, not a folder"]),
         ("--data_parallel_degree 5000 --device cpu", {}, ["starts 5000 ranks", "--oversubscribe"]),
         ("--output_dir prompts.jsonl/a", {}, ["prompts.jsonl is a file, not a folder"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_usage_is_one_line_and_nothing_is_loaded(folder, monkeypatch, capsys, arguments, environment, words):
+def test_wrong_usage_is_one_line_and_nothing_is_loaded(
+    folder, forked, monkeypatch, capsys, arguments, environment, words
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as end:
@@ -87,6 +99,25 @@ def test_a_flag_goes_before_its_variable_and_what_is_left_over_becomes_replicas(
     assert str(choose_degrees({"cfg_size": 1}, environment, None, {})) == "ulysses4"
     assert is_on({"DG_DEBUG": "YES"}, "DG_DEBUG")
     assert not is_on({}, "DG_DEBUG")
+
+
+def test_a_layout_in_a_word_is_that_of_its_degrees(folder):
+    call = ["--model_name", "FLUX.1-dev", "--prompt", "x"]
+    for arguments, layout in (
+        (["--parallel", "ulysses2.tp2", "--num-gpus", "4"], "ulysses2.tp2"),
+        (["--parallel", "dp3"], "dp3"),
+        (["--parallel", "usp", "--num-gpus", "4"], "ring2.ulysses2"),
+        (["--parallel", "single"], "single"),
+        (["--parallel", "dp2", "--backend", "diffusers"], "dp2"),
+    ):
+        batch, _ = parse([*call, *arguments], {})
+        assert str(batch.job.layout) == layout
+    batch, _ = parse([*call, "--extra-input-kwargs", "{'max_sequence_length': 64}", "--guidance_scale", "2"], {})
+    assert batch.job.call["max_sequence_length"] == 64
+    assert batch.job.asked == {"max_sequence_length", "guidance_scale"}
+    Path("mine.safetensors").touch()
+    batch, _ = parse([*call, "--lora_path", "mine.safetensors", "--disable_fuse_lora"], {})
+    assert batch.job.lora == LoraWeights(Path("mine.safetensors"), fuse=False)
 
 
 def test_groups_are_those_of_the_mesh():

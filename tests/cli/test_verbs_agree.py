@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -100,10 +101,19 @@ def test_generate_writes_its_facts_into_its_picture(generate, flux):
         "prompt": "a dög",
         "seed": "7",
         "settings": '{"height": 48, "width": 48, "num_inference_steps": 1}',
-        "model": flux,
+        "model": Path(flux).name,
         "layout": "single",
         "software": "ditmesh",
     }
+
+
+def test_a_dry_run_checks_all_and_loads_nothing(generate, refused, weightless):
+    code, out, _ = generate("flux", "--model-path", weightless, "--parallel", "ulysses2", "--dry-run")
+    assert code == 0
+    assert "ulysses2" in out
+    assert out.endswith("nothing was loaded\n")
+    (line,) = refused("--model-name", weightless, "--prompt", "x", "--dry-run", "--cache-type", "pab", verb="t2i")
+    assert "use cache_dit" in line
 
 
 def test_a_short_flag_asks_for_help_and_shells_complete_verbs_and_flags(capsys):

@@ -25,6 +25,8 @@ def flags() -> str:
         lines += [f"## ditmesh {verb}", "", command.help.partition("\n")[0], ""]
         sections: dict[str, list[str]] = {}
         for parameter in command.params:
+            if vars(parameter).get("hidden"):  # flags that are no more
+                continue
             sections.setdefault(_section(parameter), []).append(_row(parameter))
         for title, rows in sections.items():
             lines += [f"### {title} of {verb}", "", "| flag | meaning |", "|---|---|", *rows, ""]

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": GROUND | {"api", "loading", "face"},
     "planner": GROUND | {"job", "api", "loading", "face"},
     "replicas": {"job", "api", "face", "config", "runtime", "upstream", "pipeline"},
-    "batch": {"replicas", "job", "api", "face", "runtime", "upstream"},
+    "batch": {"replicas", "job", "runtime"},
     "serve": {"replicas", "job", "face", "runtime"},
     "cli": GROUND | {"batch", "serve", "replicas", "planner", "job", "api", "face"},
     "generate": {"cli"},
@@ -65,7 +65,7 @@ HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "skimage", "image
 HEAVY |= {"matplotlib", "fastapi", "uvicorn", "prometheus_client"}
 # What `ditmesh --help` may load; cli defers its heavy files itself, which a test sees by running it.
 LIGHT_ROOMS = {"face", "config", "spec", "models", "sheets", "checks", "generate", "__main__"}
-LIGHT_FILES = {"runtime/launch.py", "runtime/machines.py", "runtime/world.py"}
+LIGHT_FILES = {"runtime/launch.py", "runtime/world.py"}
 LIGHT_JOB = (
     "caching",
     "call",
@@ -109,7 +109,6 @@ ASKING_PER_THOUSAND_LINES = 1
 BROAD_EXCEPT_ALLOWED = {
     "replicas/drawing.py",  # the same
     "replicas/rank.py",  # whatever keeps a rank from loading, the supervisor has to know
-    "batch/drawing.py",  # whatever a prompt makes the pipeline raise costs that prompt alone, or ends the job
 }
 JUNK_DRAWERS = {"utils", "util", "helpers", "common", "misc"}
 MODEL_NAMES = re.compile(r"flux|qwen|\bwan(?!t)|Transformer[23]DModel", re.IGNORECASE)

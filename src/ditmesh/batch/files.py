@@ -3,14 +3,21 @@
 import csv
 import json
 import math
+import shutil
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CHUNK = 1 << 16  # characters of a JSON file read at once
 PARQUET_ROWS = 1024
 SPACE = " \t\r\n"
+HEAD = 1 << 12  # bytes that tell what a file is
+GZIP = b"\x1f\x8b"
+STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,40 @@ def read_rows(path: Path) -> Iterator[RawRow]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that is not there or holds no row at all, by reading its beginning."""
+    """Refuse a file that is not there, is none of its kind, or holds no row at all, by reading its beginning."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the prompt file in it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file, but what can be read only once; write --prompts_file - < {path}")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if head.startswith(GZIP):
+            raise ValueError(f"the prompt file {path} is compressed by gzip; unpack it first: gunzip.")
+        if b"\0" in head:
+            raise ValueError(f"the prompt file {path} is no text in UTF-8; save it as one.")
     if next(read_rows(path), None) is None:
         raise ValueError(f"the prompt file {path} holds no prompts.")
+
+
+@contextmanager
+def spooled(stream: BinaryIO) -> Iterator[Path]:
+    """A file of what comes in, which can be read more than once; its name ends in the kind that it begins like."""
+    with tempfile.TemporaryDirectory(prefix="ditmesh-") as folder:
+        path = Path(folder) / "standard_input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        with path.open("rb") as file:
+            kind = _kind_of(file.read(HEAD).decode("utf-8-sig", "replace").lstrip(SPACE))
+        yield path.rename(path.with_suffix(kind))
+
+
+def _kind_of(head: str) -> str:
+    """How the name of a file ends that begins like this."""
+    if head[:1] in ("{", '"'):
+        return ".jsonl"
+    cells = [cell.strip(' "') for cell in head.split("\n", 1)[0].strip(SPACE).split(",")]
+    return ".json" if head[:1] == "[" else ".csv" if "prompt" in cells else ".txt"
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str | None]]:
@@ -97,8 +133,7 @@ def _read_json(path: Path) -> Iterator[RawRow]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         text = JsonText(file.read)
         if text.peek() != "[":
-            yield RawRow(text.line, {}, "a .json file holds an array of rows; name it .jsonl if it has a row a line")
-            return
+            raise ValueError(f"{path} holds no array of rows; name it .jsonl if it has a row a line.")
         text.skip()
         while text.peek() != "]":
             line = text.line
@@ -174,25 +209,57 @@ def _place(error: Exception) -> str:
 
 def _read_csv(path: Path) -> Iterator[RawRow]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = reader.fieldnames
+        lines = Lines(file)
+        reader = csv.reader(lines, skipinitialspace=True, strict=True)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+        except csv.Error as error:
+            raise ValueError(f"the first line of {path} names no columns: it is no CSV ({error}).") from error
         if not names:
             return
-        if "prompt" not in [name.strip() for name in names]:
+        if "prompt" not in names:
             raise ValueError(f"{path} has no column 'prompt'; its first line names {', '.join(map(repr, names))}.")
         while True:
-            line = reader.line_num + 1
+            line = lines.begin_row()
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield RawRow(line, {}, f"it is no CSV ({error})")
+                # A quote that nobody closes takes all that follows into its cell.
+                lines.back_to_second()
+                yield RawRow(line, {}, f"it is no CSV ({error}); close its quotes, and write a quote in them twice")
                 continue
-            if None in cells:
+            if len(cells) > len(names):
                 yield RawRow(line, {}, "it has more cells than the first line names; quote a prompt with commas")
-            else:
-                yield RawRow(line, {name.strip(): cell for name, cell in cells.items() if cell not in (None, "")})
+            elif cells:
+                yield RawRow(line, {name: cell for name, cell in zip(names, cells, strict=False) if cell})
+
+
+class Lines:
+    """The lines of a text, of which those that a row took can be read again."""
+
+    def __init__(self, text: Iterator[str]):
+        self._text, self._again, self._row = text, deque[str](), list[str]()
+        self._line = 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self._row.append(self._again.popleft() if self._again else next(self._text))
+        return self._row[-1]
+
+    def begin_row(self) -> int:
+        """The number of the next line, where a row begins."""
+        self._line += len(self._row)
+        self._row.clear()
+        return self._line
+
+    def back_to_second(self) -> None:
+        """Go back to the second line of the row that was read."""
+        self._again.extendleft(reversed(self._row[1:]))
+        del self._row[1:]
 
 
 def _read_parquet(path: Path) -> Iterator[RawRow]:

@@ -1,53 +1,82 @@
-"""The one output folder of several machines: each has to see what rank 0 puts there."""
+"""The output folder of a job: the names in it that are ours, who works in it, and what a picture may not replace."""
 
-import secrets
+import errno
+import fcntl
+import os
+import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ditmesh.batch.work_list import WorkList
-from ditmesh.batch.writer import UNFINISHED, telling
+from ditmesh.batch.writer import telling
 
-MARK, SEEN = "mark", "seen"
-PATIENCE = 15  # seconds that shared storage may take to show a new file
+MANIFEST, FAILURES, SHEET, PAGE, LOCK = "manifest.jsonl", "failures.jsonl", "contact.png", "index.html", ".ditmesh.lock"
+OURS = (MANIFEST, FAILURES, SHEET, PAGE, LOCK)
+ANOTHER = "a file of that name is there, and is not this picture; choose another folder, or add --overwrite"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that has none
 
 
 @contextmanager
-def shared_folder(folder: Path, work: WorkList, rank: int, others: Sequence[int]) -> Iterator[None]:
-    """Have one rank of each other machine look for a file of rank 0, which takes it away again at the end.
-
-    Args:
-        others: a rank of each machine beside that of rank 0.
+def held(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of a folder, also those of other machines; the system ends this with the process.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: another job is at work there.
     """
-    if rank == 0 and others:
-        mark = folder / f".{secrets.token_hex(8)}{UNFINISHED}"
-        with telling(mark):
-            mark.touch()
-        work.publish(MARK, mark.name.encode())
+    with telling(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    descriptor = _lock(path)
+    try:
+        holder = f"process {os.getpid()} of {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        os.pwrite(descriptor, holder.encode(), 0)
         yield
-        for other in others:
-            work.read(f"{SEEN}{other}")
-        mark.unlink(missing_ok=True)
-        return
-    if rank in others:
-        look_for(folder, work.read(MARK).decode())
-        work.publish(f"{SEEN}{rank}", b"")
-    yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def look_for(folder: Path, name: str) -> None:
-    """Wait until a file is there."""
-    began = time.monotonic()
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)  # network storage may remember that it was not there
-    while not (folder / name).exists():
-        if time.monotonic() - began > PATIENCE:
+def _lock(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            os.close(descriptor)
             raise ValueError(
-                f"--output_dir {folder} here is not the folder that rank 0 writes to; every machine has to see the "
-                f"same one: name a folder on storage that they share."
-            )
-        time.sleep(0.1)
+                f"--output_dir {path.parent}: another job draws into this folder ({holder}); wait until it ends, or "
+                f"choose another folder."
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return descriptor
+        # Whoever held it before has removed it, and a third may have made it anew.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            os.ftruncate(descriptor, 0)
+            return descriptor
+        os.close(descriptor)
+
+
+def refusal(folder: Path, name: str, replaces: bool) -> str:
+    """Why a picture cannot be put there; nothing if it can.
+
+    Args:
+        replaces: whether it may take the place of another file.
+    """
+    path = folder / name
+    try:
+        if path.parent != folder and not path.parent.resolve().is_relative_to(folder.resolve()):
+            return "it would lie outside the folder, by a link; remove the link"
+        if path.is_dir():
+            return "a folder of that name is there; remove it, or choose another name"
+        if path.parent.exists() and not os.access(path.parent, os.W_OK):
+            return f"no permission to write into {path.parent}"
+        path.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # too long, through a file, in a circle of links ...
+        return f"no file can have that name there: {error.strerror or error}"
+    return "" if replaces else ANOTHER

@@ -1,9 +1,9 @@
 """From rows to pictures, the units of work: each with its noise, its file and all that its call needs."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from ditmesh.batch.rows import BadRow, GoodRow
@@ -41,13 +41,13 @@ class Picture:
     @property
     def kind(self) -> tuple[Any, ...]:
         """Pictures of one kind can be drawn by one call."""
-        one_for_all = {name: value for name, value in self.call.items() if name != "negative_prompt"}
-        return json.dumps(one_for_all, sort_keys=True), self.call.get("negative_prompt") is None
+        one_for_all = sorted((name, value) for name, value in self.call.items() if name != "negative_prompt")
+        return repr(one_for_all), self.call.get("negative_prompt") is None, PurePosixPath(self.file).suffix.lower()
 
     @property
-    def name(self) -> str:
-        """What to call it before a reader."""
-        return self.file
+    def place(self) -> Mapping[str, object]:
+        """Which picture it is, for the books."""
+        return {"index": self.index, "image": self.image, "line": self.line, "file": self.file}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Recipe:
     def identity(self, picture: Picture) -> int:
         """A number of 64 bits that two pictures share only if they are the same, by the same model."""
         facts = [self.made_by, picture.index, picture.image, picture.prompt, picture.file, picture.noise_seed]
-        text = json.dumps([*facts, picture.call], sort_keys=True)
+        text = repr([*facts, sorted(picture.call.items())])
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
@@ -114,7 +114,7 @@ def all_pictures(rows: Iterable[GoodRow | BadRow], recipe: Recipe) -> Iterator[P
 
     A row whose pictures would take the place of another row's is refused; only names that rows give are remembered.
     """
-    named: set[int] = set()
+    named, folders = set[int](), set[int]()
     for row in rows:
         if isinstance(row, BadRow):
             yield row
@@ -122,19 +122,27 @@ def all_pictures(rows: Iterable[GoodRow | BadRow], recipe: Recipe) -> Iterator[P
         try:
             pictures = recipe.pictures(row)
             if row.row.output_name is not None:
-                _check_names(pictures, named)
+                _check_names(pictures, named, folders)
         except ValueError as error:
             yield BadRow(row.line, str(error))
         else:
             yield from pictures
 
 
-def _check_names(pictures: Iterable[Picture], named: set[int]) -> None:
+def _check_names(pictures: Iterable[Picture], named: set[int], folders: set[int]) -> None:
     """Refuse file names that are taken; rows without a name have numbers, which no name may look like."""
-    names = {hash(picture.file): picture.file for picture in pictures}
-    for taken in names.keys() & named:
-        raise ValueError(f"output_name: a row before it makes a picture of the name {names[taken]!r}")
-    named.update(names)
+    files = [PurePosixPath(picture.file) for picture in pictures]
+    above = {str(folder) for file in files for folder in file.parents[:-1]}
+    for name in map(str, files):
+        if hash(name) in named:
+            raise ValueError(f"output_name: a row before it makes a picture of the name {name!r}")
+        if hash(name) in folders:
+            raise ValueError(f"output_name: a row before it puts a picture into a folder of the name {name!r}")
+    for name in above:
+        if hash(name) in named:
+            raise ValueError(f"output_name: {name!r} is a picture of a row before it, and no folder")
+    named.update(hash(str(file)) for file in files)
+    folders.update(map(hash, above))
 
 
 def batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:

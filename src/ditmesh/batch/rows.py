@@ -10,12 +10,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from ditmesh.batch.files import RawRow
+from ditmesh.batch.folder import OURS
+from ditmesh.batch.writer import UNFINISHED
 from ditmesh.job import numbers
 
 PICTURES = (".png", ".jpg", ".jpeg")
-OURS = ("contact.png",)  # names in the output folder that are not for pictures
 NUMBERED = re.compile(r"\d+(_\d+)?\.\w+")
 NEARLY = 0.8  # how alike a column's name is to one of ours before it counts as a slip of the pen
+NO_NAME = 100  # letters; a column's name has fewer
+LONGEST = 100_000  # letters of a prompt: no model reads so many, and tokenizers need minutes for millions
 
 
 def _no_switch(value: object) -> Any:
@@ -27,6 +30,8 @@ def _no_switch(value: object) -> Any:
 def _text(value: object) -> Any:
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("it is no UTF-8")
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"{len(value)} letters are more than the {LONGEST} that a text may have")
     return value
 
 
@@ -82,7 +87,9 @@ def safe_name(name: str) -> str:
         raise ValueError(f"{name!r} leads out of the output folder; give a name inside it")
     if path.suffix.lower() not in PICTURES:
         path = path.with_name(f"{path.name}.png")
-    if str(path) in OURS or NUMBERED.fullmatch(str(path)):
+    numbers = str(path), *(part for part in path.parts[:-1] if part.endswith(PICTURES))
+    ours = path.parts[0].casefold() in OURS or any(part.endswith(UNFINISHED) for part in path.parts)
+    if ours or any(NUMBERED.fullmatch(name) for name in numbers):
         raise ValueError(f"{name!r} is a name that ditmesh gives files itself; choose another")
     if any(len(part.encode()) > 200 for part in path.parts):
         raise ValueError(f"{name[:40]!r}... is too long for a file name")
@@ -139,6 +146,8 @@ def _parse(values: Mapping[str, object]) -> Row:
 
 def nearly(name: str) -> str | None:
     """The column that was probably meant by a name that is none."""
+    if len(name) > NO_NAME:
+        return None
     close = difflib.get_close_matches(str(name).strip().lower().replace(" ", "_"), NAMES, n=1, cutoff=NEARLY)
     return close[0] if close else None
 

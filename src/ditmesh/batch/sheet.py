@@ -3,16 +3,17 @@
 import html
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from math import ceil, sqrt
 from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ditmesh.batch.manifest import NAME, Record, records
+from ditmesh.batch.folder import MANIFEST, PAGE, SHEET
+from ditmesh.batch.manifest import Record, records
 from ditmesh.batch.writer import write
 
-SHEET, PAGE = "contact.png", "index.html"
 MOST = 400  # pictures shown; more make no page that anyone reads
 CELL, MARGIN, LABEL = 160, 8, 18
 LETTERS = 24
@@ -27,19 +28,20 @@ small { color: #666 }
 
 def show(folder: Path) -> list[Path]:
     """Write the contact sheet and the page of what the manifest lists; return their paths."""
-    listed = [record for _, record in records(folder / NAME)]
+    left = (record for _, record in records(folder / MANIFEST))
+    listed = list(islice(left, MOST))
     if not listed:
         return []
-    file = io.BytesIO()
-    contact_sheet(folder, listed[:MOST], len(listed)).save(file, "PNG")
+    total, file = len(listed) + sum(1 for _ in left), io.BytesIO()
+    contact_sheet(folder, listed, total).save(file, "PNG")
     write(folder, SHEET, file.getvalue())
-    write(folder, PAGE, "".join(page(listed[:MOST], len(listed))).encode())
+    write(folder, PAGE, "".join(page(listed, total)).encode())
     return [folder / SHEET, folder / PAGE]
 
 
 def _note(shown: int, total: int) -> str:
     pictures = "1 picture" if total == 1 else f"{total} pictures"
-    return pictures if shown == total else f"the first {shown} of {pictures}; {NAME} lists them all"
+    return pictures if shown == total else f"the first {shown} of {pictures}; {MANIFEST} lists them all"
 
 
 def contact_sheet(folder: Path, listed: Sequence[Record], total: int) -> Image.Image:
@@ -52,11 +54,20 @@ def contact_sheet(folder: Path, listed: Sequence[Record], total: int) -> Image.I
     pen.text((MARGIN, 4), _note(len(listed), total), fill="#555555", font=font)
     for i, record in enumerate(listed):
         left, top = MARGIN + i % columns * width, LABEL + MARGIN + i // columns * height
-        with Image.open(folder / record["file"]) as picture:
-            picture.thumbnail((CELL, CELL))
-            sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+        picture = _thumbnail(folder / record["file"])
+        sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         pen.text((left, top + CELL + 2), _short(record["file"]), fill="black", font=font)
     return sheet
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    """The picture, small; grey if it is none any more."""
+    try:
+        with Image.open(path) as picture:
+            picture.thumbnail((CELL, CELL))
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # what Pillow says of files that are broken
+        return Image.new("RGB", (CELL, CELL), "#dddddd")
 
 
 def _short(name: str) -> str:

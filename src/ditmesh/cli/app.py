@@ -7,7 +7,7 @@ import typer
 import ditmesh
 from ditmesh.cli.bench.verb import bench
 from ditmesh.cli.check_model.verb import check_model
-from ditmesh.cli.flags import Sections
+from ditmesh.cli.flags import ALIKE, Sections
 from ditmesh.cli.generate.verb import generate
 from ditmesh.cli.models.verb import models
 from ditmesh.cli.plan.verb import plan
@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"], **ALIKE},
 )
 app.command(cls=Sections, no_args_is_help=True)(generate)
 app.command(cls=Sections, no_args_is_help=True)(t2i)

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import asdict, field, fields, make_dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -10,15 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+# A dash and an underscore are one letter in every flag and verb; the help shows the spelling they were declared with.
+ALIKE: dict[str, Any] = {"token_normalize_func": lambda word: word.replace("_", "-")}
 BOUNDS = re.compile(r"\s*\[x>=-?\d+\]$")  # what is too small is refused, and need not be told to everyone
 
 
-def option(panel: str, help: str, shown: str, low: int | None = None, default: object = None) -> Any:
+def option(
+    panel: str, help: str, shown: str, low: int | None = None, default: object = None, hidden: bool = False
+) -> Any:
     """A field of a record that a flag fills; ``shown`` are its names and what it takes, as the help shows them."""
     *names, last = shown.split(", ")
     last, _, value = last.partition(" ")
     names = (*names, last)
-    flag = typer.Option(*names, help=help, min=low, metavar=value or None, rich_help_panel=panel, show_default=False)
+    told: dict[str, Any] = {"help": help, "metavar": value or None, "rich_help_panel": panel, "show_default": False}
+    flag = typer.Option(*names, min=low, hidden=hidden, **told)
     return field(default=default, metadata={"flag": flag, "names": names})
 
 
@@ -45,6 +51,14 @@ def given_flags(options: Any, *names: str) -> list[str]:
 def record(name: str, rows: Iterable[tuple[str, Any, Any]]) -> type[object]:
     """A record of flags that are described elsewhere, for another to have beside its own: name, type and field."""
     return make_dataclass(name, rows, frozen=True, kw_only=True)
+
+
+def same(kind: type, name: str, panel: str) -> Any:
+    """A field that another verb has too, in a section of its own here."""
+    (own,) = [f for f in fields(kind) if f.name == name]
+    flag = copy(own.metadata["flag"])
+    flag.rich_help_panel = panel
+    return field(default=own.default, metadata={**own.metadata, "flag": flag})
 
 
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

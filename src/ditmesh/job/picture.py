@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from ditmesh.job.description import Job
 from ditmesh.job.images import WEB
 
 JPEG_COMMENT = 65000  # bytes, at most
+IN_CACHE = "models--"  # as the hub's client names the folder of a model
 DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
 
 
@@ -22,7 +24,7 @@ def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, objec
     takes = job.example.images
     opened = (takes.image, takes.mask) if takes else ()
     settings = {name: value for name, value in call.items() if name not in ("prompt", *opened)}
-    facts = {"prompt": call.get("prompt"), "seed": seed, "settings": settings, "model": job.model}
+    facts = {"prompt": call.get("prompt"), "seed": seed, "settings": settings, "model": name_of(job.model)}
     return facts | given(
         images=[without_query(image) for image in job.inputs.images] or None,
         mask=job.inputs.mask and without_query(job.inputs.mask),
@@ -33,6 +35,15 @@ def facts_of(job: Job, call: Mapping[str, object], seed: int) -> dict[str, objec
         attention=job.kernel,
         software="ditmesh",
     )
+
+
+def name_of(model: str) -> str:
+    """A hub id, also of a folder in the hub's cache; of other folders the name alone, as a path is of one machine."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    cached = [part for part in folder.resolve().parts if part.startswith(IN_CACHE)]
+    return cached[-1].removeprefix(IN_CACHE).replace("--", "/") if cached else folder.resolve().name
 
 
 def without_query(image: str) -> str:

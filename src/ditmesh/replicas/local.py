@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -22,18 +22,21 @@ PROGRAM = "ditmesh.replicas.process"
 LAST_WORDS = 2000  # bytes of what a rank wrote to its terminal
 SECONDS_TO_CLOSE = 5  # between the end of a rank's connection and of its process
 OF_A_LAUNCHER = "TORCHELASTIC"  # how the variables begin by which torchrun tells a process of itself
+Written = Callable[[int, bytes], None]  # a rank, and what it wrote to its terminal; on several threads
 
 
 class LocalEngine:
     """Starts the ranks of replicas as processes of this machine, each with a GPU of its own if there are any."""
 
-    def __init__(self, replicas: int = 1, gpus: Sequence[str] | None = None):
+    def __init__(self, replicas: int = 1, gpus: Sequence[str] | None = None, written: Written | None = None):
         """
         Args:
             replicas: how many there will be at most; on a CPU they share its cores.
             gpus: those to deal out, as CUDA_VISIBLE_DEVICES names them; None for all that can be seen.
+            written: gets what ranks write to their terminals, by their number among the ranks of all replicas.
         """
         self._replicas, self._gpus = replicas, list(gpus if gpus is not None else visible_gpus())
+        self._written = written or (lambda rank, some: None)
 
     def start(self, replica: int, job: Job, tell: Tell) -> "LocalRanks":
         size = job.layout.world_size
@@ -46,7 +49,8 @@ class LocalEngine:
                 f"{f'ask for {most} replicas' if most else 'name a smaller layout'}, or check CUDA_VISIBLE_DEVICES.",
                 for_good=True,
             )
-        return LocalRanks(size, job, self._environment(size, own, job.device == "cpu"), tell)
+        environment = self._environment(size, own, job.device == "cpu")
+        return LocalRanks(size, job, environment, tell, lambda rank, some: self._written(replica * size + rank, some))
 
     def close(self) -> None:
         pass
@@ -69,8 +73,8 @@ class LocalEngine:
 class LocalRanks:
     """The processes of one replica, with a thread that hears them and one that speaks to them."""
 
-    def __init__(self, size: int, job: Job, environment: Mapping[str, str], tell: Tell):
-        self._tell, self._ended = tell, threading.Event()
+    def __init__(self, size: int, job: Job, environment: Mapping[str, str], tell: Tell, written: Written):
+        self._tell, self._written, self._ended = tell, written, threading.Event()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
         self._last_words = [b""] * size
@@ -145,6 +149,7 @@ class LocalRanks:
         terminal, some = _terminal(self._processes[rank]).fileno(), b"\0"
         with suppress(BlockingIOError):
             while some := os.read(terminal, 1 << 16):
+                self._written(rank, some)
                 self._last_words[rank] = (self._last_words[rank] + some)[-LAST_WORDS:]
         return bool(some)
 

@@ -130,6 +130,22 @@ class Cancelled:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a rank found out of its job before it loads.
+
+    Attributes:
+        refusal: why the job cannot be done; empty if it can, and only then is there more.
+        takes: the arguments of the pipeline's call, with those of their defaults that are numbers or texts.
+        device: cuda or cpu; ``dtype`` is the number format of the weights.
+    """
+
+    refusal: str = ""
+    takes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    device: str = ""
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
 class Rank:
     """A rank of a replica; ``memory`` in bytes, of its GPU if it has one, else of its process."""
 
@@ -151,6 +167,7 @@ class Replica:
         restarts: how often its ranks were lost.
         why: they were lost for the last time, or cannot be started.
         no_previews: why its pipeline shows nothing on the way; empty if it does.
+        judged: what its first rank found out of the job; None as long as it looks.
     """
 
     number: int
@@ -160,6 +177,7 @@ class Replica:
     ranks: tuple[Rank, ...] = field(default=())
     why: str = ""
     no_previews: str = ""
+    judged: Judged | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ditmesh.replicas.engine import Ranks
 from ditmesh.replicas.line import Entry
 from ditmesh.replicas.messages import Answer, Beat, Draw, Drawn, Here, Left, NotDrawn, Ready, Stop
-from ditmesh.replicas.requests import Rank, Replica
+from ditmesh.replicas.requests import Judged, Rank, Replica
 
 SLOW_START = 6  # times the patience with a rank that has not loaded: it may be held up where it cannot say so
 ALIKE = 10  # seconds for all ranks to fail once one has: who has not by then waits in a collective, for ever
@@ -45,6 +45,7 @@ class Seat:
     ever_ready: bool = False
     due: float = 0
     no_previews: str = ""
+    judged: Judged | None = None
     facts: dict[int, Rank] = field(default_factory=dict[int, Rank])
     heard: dict[int, float] = field(default_factory=dict[int, float])
     ready: set[int] = field(default_factory=set[int])
@@ -55,7 +56,7 @@ class Seat:
     def replica(self) -> Replica:
         ranks = tuple(rank for _, rank in sorted(self.facts.items()))
         id = None if self.entry is None else self.entry.id
-        return Replica(self.number, self.state, id, self.restarts, ranks, self.why, self.no_previews)
+        return Replica(self.number, self.state, id, self.restarts, ranks, self.why, self.no_previews, self.judged)
 
     def become(self, state: str) -> None:
         if state != self.state:
@@ -94,6 +95,8 @@ class Seat:
             self.facts[rank] = Rank(rank, said.pid, said.host, said.device, 0)
             if len(self.facts) == self.size:
                 self.become("loading")
+        elif isinstance(said, Judged):
+            self.judged = said
         elif isinstance(said, Beat) and rank in self.facts:
             self.facts[rank] = replace(self.facts[rank], memory=said.memory)
         elif isinstance(said, Ready):

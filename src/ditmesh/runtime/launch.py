@@ -19,14 +19,13 @@ import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from ditmesh.runtime.machines import BY_ITSELF, FROM_OUTSIDE, UNTOLD, WELL, WITH_OTHERS, End, Machines, Nodes
 from ditmesh.runtime.terminal import shown
 
-NOTHING: Mapping[str, str] = {}
 PACKAGE = str(Path(__file__).parents[1])
 SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
 FRAMES_SHOWN = 6
@@ -38,6 +37,18 @@ SECONDS_BETWEEN_LOOKS = 0.01
 # These come from outside or from a crash. Not SIGTERM, which the parent sends to the ranks that are left, nor SIGABRT,
 # with which communicators end a rank that has lost a peer.
 CAUSES = {-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)}
+# What an end came from, most telling first.
+FROM_OUTSIDE, BY_ITSELF, UNTOLD, WITH_OTHERS, WELL = range(5)
+
+
+@dataclass(frozen=True, order=True)
+class End:
+    """How a rank ended, or all of them; of several ends the least is the cause of the others."""
+
+    origin: int
+    time_ns: int
+    code: int
+    words: str = ""
 
 
 class Failure(Protocol):
@@ -48,30 +59,20 @@ class Failure(Protocol):
     error_file_data: dict[str, Any]
 
 
-def launch(
-    module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None, job: Mapping[str, str] = NOTHING
-) -> int:
-    """Run `python -m module *arguments` on `nproc` ranks of this machine, which is one of several if `nodes` says so.
-
-    Args:
-        job: what has to be the same on every machine, by names for a reader.
+def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
+    """Run `python -m module *arguments` on `nproc` ranks of this machine.
 
     Returns:
         0 when every rank ended well, else the exit code of the first failure (128 + n for signal n), after that
         failure was printed to stderr. An interrupt ends every rank and counts as a failure.
-
-    Raises:
-        ValueError: the machines did not meet, or differ in their `job`.
     """
-    end = launch_silently(module, arguments, nproc, nodes, job)
+    end = launch_silently(module, arguments, nproc)
     if end.words:
         print(shown(end.words, lines=True), file=sys.stderr)
     return end.code
 
 
-def launch_silently(
-    module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None, job: Mapping[str, str] = NOTHING
-) -> End:
+def launch_silently(module: str, arguments: Sequence[str], nproc: int) -> End:
     """As ``launch``, but the first failure is returned and nothing is said of it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     if Path(PACKAGE).parent != Path.cwd():
@@ -80,14 +81,12 @@ def launch_silently(
         logging.disable(logging.CRITICAL)  # its log repeats what we say, at length
         closing.callback(logging.disable, logging.NOTSET)
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="ditmesh-"))  # for the ranks' last words
-        machines = None if nodes is None else closing.enter_context(Machines(nodes, job))
-        alone = hold_store() if nodes is None else None
-        options = agent_arguments(nproc, folder, nodes or Nodes(1, 0, LOOPBACK, alone.port if alone else 0))
-        end = run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc, nodes)
-        return end if machines is None else machines.agree(end)
+        store = hold_store()
+        options = agent_arguments(nproc, folder, store.port)
+        return run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc)
 
 
-def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
+def run_ranks(arguments: Sequence[str], nproc: int) -> End:
     """Run torch.distributed.run, and learn how it ended."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -101,14 +100,12 @@ def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:
         return end_of(error.failures, next(iter(failed), None))
     except SignalException as stopped:
         words = f"stopped by {stopped.sigval.name}, and all {nproc} ranks with it"
-        if nodes is not None:
-            words = f"machine {nodes.node} was stopped by {stopped.sigval.name}, and all ranks with it"
         return End(FROM_OUTSIDE, time.time_ns(), 128 + stopped.sigval, words)
     return End(WELL, time.time_ns(), 0)
 
 
 def hold_store() -> Any:
-    """The store of a job on one machine, on a free port of its loopback: no other machine can read or write there.
+    """The store of a job, on a free port of this machine's loopback: no other machine can read or write there.
 
     torch.distributed.run shares it, as one process has one store for a port; alone it would listen everywhere.
     """
@@ -122,13 +119,11 @@ def hold_store() -> Any:
     return TCPStore(LOOPBACK, port, None, True, master_listen_fd=listener.detach(), **shares)
 
 
-def agent_arguments(nproc: int, folder: str, nodes: Nodes) -> list[str]:
+def agent_arguments(nproc: int, folder: str, port: int) -> list[str]:
     """The options of torch.distributed.run."""
     return [
-        f"--nnodes={nodes.count}",
-        f"--node-rank={nodes.node}",
-        f"--master-addr={nodes.host}",
-        f"--master-port={nodes.port}",
+        f"--master-addr={LOOPBACK}",
+        f"--master-port={port}",
         f"--nproc-per-node={nproc}",
         f"--log-dir={folder}",
         f"--shutdown-timeout={SECONDS_TO_CLOSE}",

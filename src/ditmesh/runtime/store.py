@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,20 +10,15 @@ from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnk
 
 from ditmesh.runtime.launch import LOOPBACK
 from ditmesh.runtime.world import World
-from ditmesh.upstream.process_groups import HashStore, PrefixStore, TCPStore
+from ditmesh.upstream.process_groups import PrefixStore, TCPStore
 
 PREFIX = "ditmesh/work"
 FOREVER = timedelta(days=30)  # a rank may wait that long for another: torchrun ends it if that one dies
 PART = 2**20  # bytes at once: a store refuses values of more than 8 MiB
 
 
-def job_store(environment: Mapping[str, str] = os.environ) -> Any:
-    """The store that all ranks of this job share; of a process that nobody launched, its own.
-
-    Call it once in a process.
-    """
-    if "RANK" not in environment:
-        return PrefixStore(PREFIX, HashStore())
+def job_store() -> Any:
+    """The store that all ranks of this job share; call it once in a process."""
     store, _, _ = next(rendezvous("env://"))
     store.set_timeout(FOREVER)
     return PrefixStore(PREFIX, store)

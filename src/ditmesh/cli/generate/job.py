@@ -128,7 +128,7 @@ def extra_arguments(text: str | None) -> dict[str, Any]:
         raise ValueError(f"--extra-input-kwargs {text!r} is no dict with names as keys, like \"{{'sigmas': None}}\".")
     for name in OURS:
         if name in extra:
-            raise ValueError(f"--extra-input-kwargs: {name} is set by generate itself; leave it out.")
+            raise ValueError(f"--extra-input-kwargs: {name} is set by ditmesh itself; leave it out.")
     return extra
 
 

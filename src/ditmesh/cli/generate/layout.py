@@ -90,7 +90,9 @@ def choose_layout(parallel: str | None, nproc: int | None, world: World) -> Para
             )
         return ParallelismConfig()
     if parallel in WORDS:
-        return ParallelismConfig.parse(parallel, ranks if ranks is not None else visible_accelerators(parallel))
+        return ParallelismConfig.parse(
+            parallel, ranks if ranks is not None else visible_accelerators(parallel, "--nproc")
+        )
     layout = ParallelismConfig.parse(parallel)
     if ranks is not None and layout.world_size != ranks:
         told = f"torchrun started {ranks}" if world.launched else f"--nproc says {ranks}"
@@ -102,7 +104,7 @@ def choose_layout(parallel: str | None, nproc: int | None, world: World) -> Para
     return layout
 
 
-def visible_accelerators(word: str) -> int:
+def visible_accelerators(word: str, flag: str) -> int:
     """How many devices a word in --parallel can share out, when nobody said how many ranks to start."""
     import torch
 
@@ -110,6 +112,6 @@ def visible_accelerators(word: str) -> int:
     if count == 0:
         raise ValueError(
             f"--parallel {word} shares out all ranks, and without an accelerator their number is open; "
-            f"add --nproc 2, or name the degrees, as in --parallel ulysses2."
+            f"add {flag} 2, or name the degrees, as in --parallel ulysses2."
         )
     return count

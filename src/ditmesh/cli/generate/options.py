@@ -33,7 +33,7 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     prompt: Text = option(PICTURE, "What to draw.", "--prompt TEXT")
     negative_prompt: Text = option(PICTURE, "What to keep away from.", "--negative-prompt TEXT")
     skip_negative_prompt: bool = switch(
-        PICTURE, "Leave the example's negative prompt out.", "--skip-neg, --skip-negative_prompt"
+        PICTURE, "Leave the example's negative prompt out.", "--skip-neg, --skip-negative-prompt"
     )
     steps: Count = count(PICTURE, "Denoising steps.", "--steps, --num_inference_steps N")
     height: Count = count(PICTURE, "Pixels.", "--height N")
@@ -122,4 +122,5 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     warmup_seed: Count = count(MEASURE, "The seed of untimed runs.", "--warmup-seed N", low=None)
     repeat: int = count(MEASURE, "Timed runs; their mean is shown (1).", "--repeat N", default=1)
     track_memory: bool = switch(MEASURE, "Show peak memory by rank and phase.", "--track-memory, --mem")
+    dry_run: bool = switch(MEASURE, "Check all and say what would be done; load nothing.", "--dry-run")
     verify: bool = switch(MEASURE, "Run again in one process, compare, save both side by side.", "--verify")

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +46,7 @@ def run(job: Job, options: Options, world: World) -> int:
     if peaks:
         peaks.begin(None)
     load_seconds = time.perf_counter() - started
-    summary.print_facts(console, "Init Config", summary.init_facts(job, options, str(dtype), whole))
-    summary.print_facts(console, "Input", summary.input_facts(job))
-
+    print_job(console, job, options, dtype, whole)
     warm, seed = warmup_call(options, job)
     warmed = [timed(pipe, job, warm, seed, peaks, first, "warm-up")[0] for _ in range(warmups(options, job.example))]
     drawn = [timed(pipe, job, job.call, job.seed, peaks, first, "drawing") for _ in range(options.repeat)]
@@ -74,6 +72,19 @@ def run(job: Job, options: Options, world: World) -> int:
     fps = options.fps or job.example.fps
     summary.print_files(console, output.save(result.films, path, fps, result.sound, result.rate, made))
     return verify_run(job, lossy, result, path, device, console) if options.verify else 0
+
+
+def look(job: Job, options: Options, world: World) -> int:
+    """Say what would be drawn with what; nothing is loaded."""
+    console = Console(quiet=world.rank != 0, highlight=False)
+    print_job(console, job, options, dtype_of(job, device_of(world)), ())
+    console.print("nothing was loaded")
+    return 0
+
+
+def print_job(console: Console, job: Job, options: Options, dtype: torch.dtype, whole: Sequence[str]) -> None:
+    summary.print_facts(console, "Init Config", summary.init_facts(job, options, str(dtype), whole))
+    summary.print_facts(console, "Input", summary.input_facts(job))
 
 
 def timed(

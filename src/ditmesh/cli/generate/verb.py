@@ -41,13 +41,14 @@ def generate(context: typer.Context, **flags: Any) -> None:
         warn_if_too_large(job)
     if job.layout.world_size > 1 and not world.launched:
         check_launch(job, job.layout.world_size, options.oversubscribe)
-        decided = [*context.obj, "--parallel", str(job.layout), "--no-check"]
-        raise typer.Exit(launch(MODULE, decided, job.layout.world_size))
+        if not options.dry_run:
+            decided = [*context.obj, "--parallel", str(job.layout), "--no-check"]
+            raise typer.Exit(launch(MODULE, decided, job.layout.world_size))
     job = check_rank(job, world)
-    from ditmesh.cli.generate.run import run
+    from ditmesh.cli.generate.run import look, run
 
     with failures(world):
-        raise typer.Exit(run(job, options, world))
+        raise typer.Exit(look(job, options, world) if options.dry_run else run(job, options, world))
 
 
 def with_layout(options: Options, world: World) -> Options:

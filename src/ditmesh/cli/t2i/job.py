@@ -1,6 +1,7 @@
 """Turn the flags of `ditmesh t2i` into a checked job, before torch is imported and before any weight is read."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from ditmesh import ParallelismConfig
 from ditmesh.checks import check_world
 from ditmesh.cli.examples import EXAMPLES, PICTURES
 from ditmesh.cli.flags import flag_of, given_flags
+from ditmesh.cli.generate.job import extra_arguments
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
@@ -22,39 +24,35 @@ from ditmesh.job.facts import PipelineFacts, read_pipeline
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.quantization import find_quantization
 from ditmesh.job.weights import find_lora
-from ditmesh.runtime.machines import Nodes
 from ditmesh.runtime.world import World
 
+RANGE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")
 OFFLOADS = {"model": "cpu_offload", "sequential": "sequential_cpu_offload", "block_level": "group_offload"}
-WORDS = {name: name for name in ("compile", "vae_tiling", "vae_slicing")}  # of --optimize
-FLAGS = Flags(kernel="--attention_backend", cache="cache_dit", offload=OFFLOADS, **WORDS)
+PER_PICTURE = ("prompt", "num_images_per_prompt")
+OPTIMIZATIONS = {name: name for name in ("compile", "vae_tiling", "vae_slicing")}  # of --optimize
+FLAGS = Flags(kernel="--attention_backend", cache="cache_dit", offload=OFFLOADS, **OPTIMIZATIONS)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Many pictures to draw with one job; every rank makes the same one from the same command line.
+    """Many pictures to draw with one job.
 
     Attributes:
         prompt: the one prompt, if there is no file.
         batch_size: of one replica.
+        replicas: how many there are at least and at most.
         notes: what was decided in the user's place.
-        nodes: how several machines become one world: the same command on each, with its own number.
     """
 
     job: Job
     options: BatchOptions
     prompt: str | None
     batch_size: int
+    replicas: range
     notes: tuple[str, ...]
-    nodes: Nodes | None
     debug: bool
-
-    @property
-    def ranks_here(self) -> int:
-        """How many ranks each machine runs."""
-        return self.job.layout.world_size // (self.nodes.count if self.nodes else 1)
 
 
 def describe_batch(options: BatchOptions, world: World, environment: Mapping[str, str] = os.environ) -> Batch:
@@ -63,10 +61,14 @@ def describe_batch(options: BatchOptions, world: World, environment: Mapping[str
     Raises:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
+    for flag in given_flags(options, "nnodes", "node_rank", "rdzv_endpoint"):
+        raise ValueError(
+            f"{flag} is no more: use --engine ray for a cluster, or torchrun --nnodes around `-m ditmesh.generate` for "
+            f"one picture."
+        )
     notes: list[str] = []
     debug = is_on(environment, DEBUG)
     layout = choose_layout(options, world, environment)
-    nodes = choose_nodes(options, layout)
     named, model = choose_model(options.model_name, environment)
     facts = read_pipeline(model, flag="--model_name")
     example = choose_example(named, model, facts)
@@ -79,7 +81,9 @@ def describe_batch(options: BatchOptions, world: World, environment: Mapping[str
     if options.backend == "diffusers" and (unused := [name for name in environment if name.startswith(PREFIX)]):
         notes.append(f"--backend diffusers splits no picture, so that {', '.join(unused)} is not used")
     job = check_facts(job_of(options, example, model, facts, layout, prompt))
-    return Batch(job, options, prompt, max(1, options.batch_size // layout.dp_size), tuple(notes), nodes, debug)
+    replicas = choose_replicas(options, layout)
+    batch_size = max(1, options.batch_size // (replicas.stop - 1))
+    return Batch(job, options, prompt, batch_size, replicas, tuple(notes), debug)
 
 
 def job_of(
@@ -93,7 +97,11 @@ def job_of(
     """The job that draws every picture, each with what its row says beside it."""
     if options.torch_dtype not in (None, *DTYPES):
         raise ValueError(f"--torch_dtype {options.torch_dtype} is none of {', '.join(DTYPES)}.")
-    asked = {name: value for name, value in asked_arguments(options).items() if name != "prompt"}
+    extra = extra_arguments(options.extra_input_kwargs)
+    for name in PER_PICTURE:
+        if name in extra:
+            raise ValueError(f"--extra-input-kwargs: {name} is of each picture; use --{name}.")
+    asked = {name: value for name, value in (asked_arguments(options) | extra).items() if name != "prompt"}
     check_numbers(given(num_images_per_prompt=options.num_images_per_prompt))
     call = {**default_arguments(example), **asked, "prompt": prompt}
     tuning, kernel, cached = choose_optimizations(options)
@@ -106,7 +114,7 @@ def job_of(
         call=given(**call),
         asked=frozenset(asked),
         seed=example.seed if options.seed is None else options.seed,
-        lora=find_lora(example, None, None, True, steps),
+        lora=find_lora(example, options.lora_path, options.lora_weight_name, not options.disable_fuse_lora, steps),
         cache=choose_cache(example, len(facts.transformers), steps, flag=FLAGS.cache) if cached else None,
         kernel=kernel,
         quantized=find_quantization(options.quantize, options.quantized_text, facts.components, "--quantize"),
@@ -144,32 +152,28 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")
-        return choose_degrees({"dp_size": flags["dp_size"]}, {}, ranks, others)
+        return choose_degrees({"dp_size": flags.get("dp_size")}, {}, ranks, others)
     return choose_degrees(flags, environment, ranks, others)
 
 
-def choose_nodes(options: BatchOptions, layout: ParallelismConfig) -> Nodes | None:
-    """Where several machines meet; None for one.
+def choose_replicas(options: BatchOptions, layout: ParallelismConfig) -> range:
+    """How many replicas there are at least and at most: of a cluster as many as it has room for.
 
     Raises:
-        ValueError: it does not say enough, or too much.
+        ValueError: it is no such range, or is asked of this machine.
     """
-    if options.nnodes == 1:
-        for flag in given_flags(options, "node_rank", "rdzv_endpoint"):
-            raise ValueError(f"{flag} is for several machines; add --nnodes, or leave it out.")
-        return None
-    if options.node_rank is None or options.rdzv_endpoint is None:
-        raise ValueError("--nnodes needs --node_rank, from 0, and --rdzv_endpoint, the address and port of machine 0.")
-    if options.node_rank >= options.nnodes:
-        raise ValueError(f"--node_rank {options.node_rank}: machines are numbered from 0 to {options.nnodes - 1}.")
-    if layout.world_size % options.nnodes:
-        raise ValueError(
-            f"{layout.world_size} ranks do not divide among {options.nnodes} machines; --num_gpus counts all of them."
-        )
-    host, _, port = options.rdzv_endpoint.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--rdzv_endpoint {options.rdzv_endpoint} is no HOST:PORT; write it like node0:29500.")
-    return Nodes(options.nnodes, options.node_rank, host, int(port))
+    if options.engine == "local":
+        for flag in given_flags(options, "ray_address", "replicas"):
+            raise ValueError(f"{flag} is for a cluster; add --engine ray, or use --data_parallel_degree.")
+    if options.replicas is None:
+        return range(layout.dp_size, layout.dp_size + 1)
+    if layout.dp_size > 1:
+        raise ValueError(f"--replicas {options.replicas} and a layout of {layout.dp_size} replicas; use one of them.")
+    found = RANGE.fullmatch(options.replicas)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise ValueError(f"--replicas {options.replicas} is no range; write it like 2..8, or 4.")
+    return range(low, high + 1)
 
 
 def choose_model(name: str, environment: Mapping[str, str]) -> tuple[Example | None, str]:

@@ -3,12 +3,13 @@
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from ditmesh.cli.flags import count, option, record, switch
+from ditmesh.cli.flags import count, option, record, same, switch
+from ditmesh.cli.generate.options import Options
 from ditmesh.config import AXES
 from ditmesh.job.quantization import WHAT as HOW
 
 WHAT, OUT, MODEL, LAYOUT, SPEED = "What to draw", "Where to", "Model", "Layout", "Memory and speed"
-MACHINES = "Several machines"
+CLUSTER = "Where it runs"
 BACKENDS = "xdit: spread each picture as the degrees say. diffusers: a whole model a device."
 
 Text = str | None
@@ -32,7 +33,7 @@ class BatchOptions(record("Degrees", DEGREES)):
 
     prompt: Text = option(WHAT, "One prompt.", "--prompt TEXT")
     prompts_file: Path | None = option(
-        WHAT, "A prompt a row: .jsonl, .json, .csv, .txt or .parquet.", "--prompts_file FILE"
+        WHAT, "A prompt a row: .jsonl, .json, .csv, .txt or .parquet; - for standard input.", "--prompts_file FILE"
     )
     negative_prompt: Text = option(WHAT, "What to keep away from.", "--negative_prompt TEXT")
     num_images_per_prompt: Count = count(WHAT, "Pictures of each prompt (1).", "--num_images_per_prompt N")
@@ -44,12 +45,15 @@ class BatchOptions(record("Degrees", DEGREES)):
         WHAT, "Likewise, against the negative prompt, where a model has both.", "--true_cfg_scale X"
     )
     seed: Count = count(WHAT, "Noise depends on this, the row and the image's number alone.", "--seed N", low=0)
+    extra_input_kwargs: Text = same(Options, "extra_input_kwargs", WHAT)
 
     output_dir: Path = option(OUT, "Folder for pictures (./output).", "--output_dir DIR", default=Path("./output"))
     resume: bool = switch(
         OUT, "Keep the pictures that the folder's manifest lists (yes).", "--resume/--no_resume", default=True
     )
-    log_dir: Path | None = option(OUT, "A log for each rank, in this folder.", "--log_dir DIR")
+    overwrite: bool = switch(OUT, "Replace other pictures of the same names.", "--overwrite")
+    dry_run: bool = same(Options, "dry_run", OUT)
+    log_dir: Path | None = option(OUT, "A log of the job, in this folder.", "--log_dir DIR")
 
     torch_dtype: Text = option(MODEL, "bfloat16, float16 or float32 (on a CPU: float32).", "--torch_dtype DTYPE")
     device: Text = option(MODEL, "cuda or cpu (cuda if there is one).", "--device DEVICE")
@@ -58,18 +62,18 @@ class BatchOptions(record("Degrees", DEGREES)):
     allow_pickle: bool = switch(MODEL, "Read weights from pickles too, which run what they hold.", "--allow-pickle")
     attention_backend: Text = option(MODEL, "Attention kernel, as diffusers names it.", "--attention_backend NAME")
 
+    lora_path: Text = same(Options, "lora_path", MODEL)
+    lora_weight_name: Text = same(Options, "lora_weight_name", MODEL)
+    disable_fuse_lora: bool = same(Options, "disable_fuse_lora", MODEL)
+
     backend: str = option(LAYOUT, BACKENDS, "--backend NAME", default="xdit")
+    parallel: Text = same(Options, "parallel", LAYOUT)
     num_gpus: Count = count(LAYOUT, "Ranks in all; what degrees leave over becomes dp.", "--num_gpus N")
     batch_size: int = count(LAYOUT, "Pictures in work at once, over all replicas (1).", "--batch_size N", default=1)
     num_pipeline_patch: Count = count(LAYOUT, "Patches in the pipeline.", "--num_pipeline_patch N")
     warmup_steps: Count = count(LAYOUT, "First steps of a pipeline.", "--warmup_steps N", low=0)
-    shard_weights: bool = switch(
-        LAYOUT, "Share out weights that ranks would each hold whole.", "--shard_weights, --shard-weights"
-    )
-    parallel: Text = option(
-        LAYOUT, "All degrees in a word, as in dp2.ulysses4; auto: those that draw most.", "--parallel LAYOUT"
-    )
-    no_check: bool = switch(LAYOUT, "Do not warn before a run that cannot fit.", "--no-check, --no_check")
+    shard_weights: bool = switch(LAYOUT, "Share out weights that ranks would each hold whole.", "--shard_weights")
+    no_check: bool = switch(LAYOUT, "Do not warn before a run that cannot fit.", "--no-check")
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
 
     optimize: Text = option(
@@ -81,6 +85,9 @@ class BatchOptions(record("Degrees", DEGREES)):
     enable_vae_slicing: bool = switch(SPEED, "Likewise.", "--enable_vae_slicing")
     enable_vae_tiling: bool = switch(SPEED, "Likewise.", "--enable_vae_tiling")
 
-    nnodes: int = count(MACHINES, "How many; the same command runs on each (1).", "--nnodes N", default=1)
-    node_rank: Count = count(MACHINES, "Which of them this is, from 0.", "--node_rank N", low=0)
-    rdzv_endpoint: Text = option(MACHINES, "Where they meet: machine 0, with a port.", "--rdzv_endpoint HOST:PORT")
+    engine: str = option(CLUSTER, "local: on this machine. ray: on a cluster of Ray.", "--engine NAME", default="local")
+    ray_address: Text = option(CLUSTER, "The cluster: auto, or HOST:PORT.", "--ray-address ADDRESS")
+    replicas: Text = option(CLUSTER, "How many there may be on a cluster, as in 2..8.", "--replicas MIN..MAX")
+    nnodes: Text = option("", "No more.", "--nnodes N", hidden=True)
+    node_rank: Text = option("", "No more.", "--node_rank N", hidden=True)
+    rdzv_endpoint: Text = option("", "No more.", "--rdzv_endpoint HOST:PORT", hidden=True)
