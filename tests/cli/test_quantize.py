@@ -82,7 +82,7 @@ def test_a_missing_package_is_named_with_what_installs_it(refused, weightless, m
 
 @pytest.mark.slow
 def test_the_demo_says_how_far_from_one_process_and_from_plain_weights(tmp_path):
-    flags = ["demo", "--parallel", "tp2", "--quantize", "int8", "--verify"]
+    flags = ["demo", "--steps", "4", "--warmup", "0", "--parallel", "tp2", "--quantize", "int8", "--verify"]
     done = subprocess.run(
         [sys.executable, "-m", "ditmesh", "generate", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )

@@ -11,11 +11,12 @@ from torch import nn
 import ditmesh
 from ditmesh import ParallelismConfig
 from ditmesh.planner.blocks import Repeats
-from ditmesh.planner.counting import COLLECTIVES, axis_namer
+from ditmesh.planner.counting import axis_namer
 from ditmesh.planner.memory import Memory
 from ditmesh.upstream.alone import alone
 from ditmesh.upstream.hollow import Watch, hollow_out
 from ditmesh.upstream.modules import expand
+from ditmesh.upstream.operators import COLLECTIVES
 from ditmesh.upstream.unread import nbytes
 from tests.counting import CommunicationCounter
 from tests.parallel.test_guidance_sheets import SPREAD, doubled

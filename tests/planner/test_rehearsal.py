@@ -13,9 +13,10 @@ import ditmesh
 from ditmesh import DBCacheConfig
 from ditmesh.job.caching import Cached
 from ditmesh.job.description import Job
-from ditmesh.planner.counting import COLLECTIVES
+from ditmesh.job.quantization import Quantization
 from ditmesh.planner.rehearsal import rehearse, weights_of
 from ditmesh.planner.workload import Workload
+from ditmesh.upstream.operators import COLLECTIVES
 from tests.counting import CommunicationCounter
 from tests.planner.jobs import job
 from tests.ranks import Ranks
@@ -59,7 +60,7 @@ def test_what_is_held_and_sent(ranks: Ranks, tmp_path: Path) -> None:
     jobs = [job(name, layout, tmp_path, extras, **options) for name, layout, extras, options in WAYS]
     real = ranks.run(in_truth, 2, jobs)
     for number, one in enumerate(jobs):
-        for rank in range(2) if one.layout.cfg_size == 1 else (0,):
+        for rank in range(2):
             weights, sent = real[rank][number]
             found, predicted = said(rehearse(one, rank))
             assert found == weights, WAYS[number]
@@ -97,3 +98,12 @@ def test_what_a_cache_leaves_out_is_not_foretold(tmp_path: Path) -> None:
     assert found.buffers["cache"] > 0
     flops = {phase.name: phase.flops for phase in found.phases}
     assert flops["cached step"] < flops["step"]
+
+
+def test_quantized_weights_are_smaller_and_those_of_numbers_are_refused(tmp_path: Path) -> None:
+    one = job("flux", "tp2", tmp_path)
+    whole = rehearse(one, 0).weights["transformer"]
+    int8 = rehearse(replace(one, quantized=Quantization("int8", ("transformer",))), 0)
+    assert 0.25 < int8.weights["transformer"] / whole < 0.3
+    with pytest.raises(ValueError, match="nf4: bitsandbytes makes such weights of numbers"):
+        rehearse(replace(one, quantized=Quantization("nf4", ("transformer",))), 0)

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 
 WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
 FAILED = 1
+STRAY = "This is rank {} of {}, as RANK says; unset RANK if nothing launched it as one."
 
 
 @contextmanager
 def refusals(world: World) -> Iterator[None]:
-    """Turn a refusal into one line on stderr, of rank 0 alone, and the exit of every rank."""
+    """Turn a refusal into one line on stderr, of one rank of a machine, and the exit of every rank.
+
+    Nobody may stand behind a RANK that no torchrun set, so that whoever has it tells.
+    """
     try:
         yield
     except ValueError as error:
-        if world.rank == 0:
-            print(f"Error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        if world.local_rank == 0 or not under_torchrun:
+            alone = "" if world.rank == 0 or under_torchrun else f" ({STRAY.format(world.rank, world.size)})"
+            print(f"Error: {shown(' '.join(str(error).split()))}{alone}", file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from error
 
 
@@ -34,12 +40,25 @@ def refusals(world: World) -> Iterator[None]:
 def failures(world: World) -> Iterator[None]:
     """Of one process, tell in one line what a user can cause; of many ranks, their launcher tells."""
     try:
-        yield
+        with file_errors():
+            yield
     except ValueError as error:
         if world.size > 1:
             raise
         print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
         raise typer.Exit(FAILED) from error
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """A file or folder that cannot be had is what a user can cause: a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str):
+            raise
+        why = f"cannot use {error.filename}: {error.strerror}"
+        raise ValueError(f"{why}; see that it is there, and has room and rights for this user.") from error
 
 
 def read_world() -> World:

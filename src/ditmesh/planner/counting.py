@@ -6,28 +6,14 @@ from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ditmesh.config import AXES, ParallelismConfig, rank_groups
 from ditmesh.planner.workload import Message, Operator
 from ditmesh.upstream.alone import group_of, is_waited_for_at_once
+from ditmesh.upstream.operators import ATTENTION, COLLECTIVES, CONVOLUTIONS, FREE, PRODUCTS, is_view, name_of
 from ditmesh.upstream.trees import tensors
-
-aten = torch.ops.aten
-COLLECTIVES = {
-    "allreduce_": "all_reduce",
-    "_allgather_base_": "all_gather",
-    "allgather_": "all_gather",
-    "alltoall_base_": "all_to_all",
-    "_reduce_scatter_base_": "reduce_scatter",
-    "broadcast_": "broadcast",
-    "send": "send",
-    "recv_": "receive",
-}
-# An operator that only says anew what is there runs no kernel.
-FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_local_scalar_dense", "lift_fresh"}
 
 
 class Shape(NamedTuple):
@@ -42,6 +28,7 @@ class Shape(NamedTuple):
 
 
 def _product(a: Tensor, b: Tensor) -> Shape:
+    a, b = a if a.ndim > 1 else a[None], b if b.ndim > 1 else b[:, None]
     m, k, n, batch = a.shape[-2], a.shape[-1], b.shape[-1], prod(a.shape[:-2])
     return Shape("matmul", 2 * batch * m * n * k, m, n, k, batch)
 
@@ -61,13 +48,11 @@ def _convolution(x: Tensor, weight: Tensor, out: Tensor, transposed: bool) -> Sh
 
 
 def _shape(name: str, args: tuple[Any, ...], out: Any) -> Shape:
-    if name in ("mm", "bmm", "_int_mm", "_scaled_mm", "dot", "mv"):
-        return _product(args[0], args[1] if args[1].ndim > 1 else args[1][:, None])
-    if name in ("addmm", "baddbmm", "addbmm"):
-        return _product(args[1], args[2])
-    if name.startswith(("_scaled_dot_product", "_flash_attention", "_efficient_attention")):
+    if name in PRODUCTS:
+        return _product(*args[PRODUCTS[name] :][:2])
+    if name.startswith(ATTENTION):
         return _attention(*args[:3])
-    if name in ("convolution", "_convolution"):
+    if name in CONVOLUTIONS:
         return _convolution(args[0], args[1], out, bool(args[6]))
     return Shape("memory", 0)
 
@@ -101,10 +86,8 @@ class Tally:
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """An operator of torch has run."""
-        name = func.overloadpacket.__name__
-        is_view = any(x.alias_info is not None and not x.alias_info.is_write for x in func._schema.returns)
-        made = tensors(out)
-        if is_view or name in FREE or not made:
+        name, made = name_of(func), tensors(out)
+        if is_view(func) or name in FREE or not made:
             return
         shape = _shape(name, args, out)
         seen = {id(x): x for x in tensors((args, kwargs, out))}
@@ -114,36 +97,38 @@ class Tally:
 
     def message(self, func: Any, args: tuple[Any, ...], axis: Callable[[tuple[int, ...]], str]) -> None:
         """A collective has begun."""
-        name = func.overloadpacket.__name__
+        name = name_of(func)
         if name not in COLLECTIVES:
             return
         group = group_of(args)
         ranks = tuple(dist.get_process_group_ranks(group))
         hidden = not is_waited_for_at_once(func, args)
-        sent = _sent(name, args, group)
+        sent = _sent(COLLECTIVES[name], args, group)
         self.messages[Message(COLLECTIVES[name], axis(ranks), ranks, sent, hidden)] += 1
 
 
-def _sent(name: str, args: tuple[Any, ...], group: Any) -> int:
+def _sent(collective: str, args: tuple[Any, ...], group: Any) -> int:
     """The bytes that this rank puts on the wire."""
     size, rank = group.size(), group.rank()
 
     def total(x: Any) -> int:
         return sum(one.numel() * one.element_size() for one in tensors(x))
 
-    if name == "alltoall_base_":
-        x, splits = args[1], args[4]
-        kept = splits[rank] if splits else len(x) // size
-        return total(x) - kept * x[:1].numel() * x.element_size()
-    if name in ("_allgather_base_", "allgather_"):
-        return total(args[1]) * (size - 1)
-    if name == "_reduce_scatter_base_":
-        return total(args[0]) * (size - 1)
-    if name == "allreduce_":
-        return 2 * total(args[0]) * (size - 1) // size
-    if name == "broadcast_":
-        return total(args[0])
-    return total(args[0]) if name == "send" else 0
+    match collective:
+        case "all_to_all":
+            x, splits = args[1], args[4]
+            kept = splits[rank] if splits else len(x) // size
+            return total(x) - kept * x[:1].numel() * x.element_size()
+        case "all_gather":
+            return total(args[1]) * (size - 1)
+        case "reduce_scatter":
+            return total(args[0]) * (size - 1)
+        case "all_reduce":
+            return 2 * total(args[0]) * (size - 1) // size
+        case "broadcast" | "send":
+            return total(args[0])
+        case _:
+            return 0
 
 
 def axis_namer(layout: ParallelismConfig) -> Callable[[tuple[int, ...]], str]:

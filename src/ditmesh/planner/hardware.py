@@ -240,7 +240,8 @@ def write_entry(device: Hardware, path: Path | None = None) -> Path:
     head = f"[device.{device.name}]\n"
     kept = re.sub(rf"(?m)^{re.escape(head)}(?:(?!\[)[^\n]*\n)*", "", text).rstrip()
     levels = ", ".join(
-        f"{{ranks = {one.ranks}, bandwidth = {one.bandwidth / GB:.6g}, latency = {one.latency / MICRO:.6g}}}"
+        f"{{ranks = {one.ranks}, bandwidth = {one.bandwidth / GB:.6g}, latency = {one.latency / MICRO:.6g}"
+        f"{f', pair = {one.pair / GB:.6g}' if one.pair else ''}}}"
         for one in device.links
     )
     entry = "".join(

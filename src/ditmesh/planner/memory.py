@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ditmesh.upstream.hollow import Storages
+from ditmesh.upstream.operators import returns_given
 from ditmesh.upstream.trees import tensors
 
 
@@ -34,7 +35,7 @@ class Memory:
 
     def made(self, func: Any, out: Any) -> None:
         """An operator has run."""
-        if not any(returned.alias_info is not None for returned in func._schema.returns):
+        if not returns_given(func):
             for x in tensors(out):
                 self.add(x)
 

@@ -16,6 +16,7 @@ from ditmesh.job.classes import diffusers_class
 from ditmesh.job.description import Job
 from ditmesh.job.images import open_inputs
 from ditmesh.job.load import share_out
+from ditmesh.job.quantization import KINDS
 from ditmesh.pipeline import components
 from ditmesh.planner.building import build_part, build_pipeline
 from ditmesh.planner.phases import ENCODE, STEP, Recorder, phases
@@ -32,7 +33,7 @@ EVERY_STEP = {"residual_diff_threshold": 1.0}
 
 
 def rehearse(job: Job, rank: int) -> Workload:
-    """What a rank of a job does for one call.
+    """What a rank of a job does for one call; those of other branches and replicas do what those of the first do.
 
     Raises:
         ValueError: the job cannot run so; or nobody can know what it does without its weights.
@@ -44,7 +45,8 @@ def rehearse(job: Job, rank: int) -> Workload:
         recorder = Recorder(job.layout)
         for name, part in components(pipe).items():
             _follow(recorder, name, part, undo)
-        undo.enter_context(alone(rank, max(job.layout.world_size, 1)))
+        first = rank % (job.layout.world_size // job.layout.dp_size // job.layout.cfg_size)
+        undo.enter_context(alone(first, job.layout.world_size))
         # Which kernel attends changes none of what is counted here, and not all of them are on a CPU.
         share_out(pipe, replace(job, kernel=None, cache=job.cache and _always(job.cache)))
         weights = weights_of(pipe)
@@ -68,7 +70,16 @@ def _build(job: Job) -> Any:
 
 
 def _change(pipe: Any, job: Job) -> tuple[str, ...]:
-    """What is done to a pipeline before it is shared out; returns what is not counted."""
+    """What is done to a pipeline before it is shared out; returns what is not counted.
+
+    Raises:
+        ValueError: weights that cannot be quantized without their numbers.
+    """
+    if job.quantized and KINDS[job.quantized.kind] == "bitsandbytes":
+        raise ValueError(
+            f"{job.quantized.kind}: bitsandbytes makes such weights of numbers, which a plan does not read; plan int8, "
+            f"which is no smaller, or measure it: ditmesh bench."
+        )
     for name in job.quantized.components if job.quantized else ():
         quantize_linears(pipe.components[name], job.quantized.kind if job.quantized else "")
     if job.tuning.vae_tiling:

@@ -70,7 +70,7 @@ def find_model(name: str) -> tuple[Example, str]:
     """The example whose call holds, and where the model is: a folder, or a hub id."""
     folder = Path(name).expanduser()
     by_model = {example.model: example for example in reversed(EXAMPLES.values())}
-    if folder.is_dir() or (name not in EXAMPLES and "/" in name):
+    if name not in EXAMPLES and (folder.is_dir() or "/" in name):
         known = by_model.get(name)
         if known is not None:
             return known, name
