@@ -47,7 +47,7 @@ def t2i(context: typer.Context, **flags: Any) -> None:
     if not options.no_check and world.rank == 0:
         warn_if_too_large(batch.job)
     if batch.job.layout.world_size > 1 and not world.launched:
-        decided = ["--no-check"] if options.parallel is None else ["--no-check", "--parallel", options.parallel]
+        decided = ["--no-check", *(["--parallel", str(options.parallel)] if flags["parallel"] == AUTO else [])]
         raise typer.Exit(start_ranks(batch, [*context.obj, *decided]))
     raise typer.Exit(be_a_rank(batch, world))
 
