@@ -46,7 +46,7 @@ class Worker:
         except (EOFError, OSError, pickle.UnpicklingError):
             if self.ended:
                 return None
-            self._leave()
+            self._leave()  # once it has said why
             self._told.seek(0)
             last = self._told.read().decode(errors="replace").strip()[-2000:]
             return RuntimeError(f"the dry run failed, which is an error of ditmesh; please report it:\n{last}")
@@ -67,7 +67,8 @@ class Worker:
     def _leave(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            if self.ended:
+                process.kill()
             with suppress(BrokenPipeError):  # of what it was not told any more
                 process.communicate()
 
@@ -79,6 +80,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        self.ended = True
         self._leave()
         self._told.close()
 
