@@ -21,7 +21,7 @@ class Estimate:
         job: on this layout.
         memory, seconds: of the rank that needs most; None where the layout was refused or not looked at.
         refused: why it cannot run.
-        cures: flags that make it fit, if some do.
+        cures: flags that make it fit; none if none do, None if there was no time to try.
         unknown: what was not counted, a line each.
     """
 
@@ -30,7 +30,7 @@ class Estimate:
     memory: Memory | None = None
     seconds: Seconds | None = None
     refused: str = ""
-    cures: tuple[str, ...] = ()
+    cures: tuple[str, ...] | None = None
     unknown: tuple[str, ...] = ()
 
     @property

@@ -108,8 +108,10 @@ def cured(estimates: list[Estimate], job: Job, ask: Question, runs: Runs) -> lis
         if chosen and changed:
             trials[place] = tuple(cure.flag for cure in chosen), changed
     found = look([changed for _, changed in trials.values()], ask, runs)
-    fit = {place: flags for at, (place, (flags, _)) in enumerate(trials.items()) if at in found and found[at].fits}
-    return [replace(one, cures=fit.get(place, ())) for place, one in enumerate(estimates)]
+    tried = dict[int, tuple[str, ...] | None]()
+    for at, (place, (flags, _)) in enumerate(trials.items()):
+        tried[place] = (flags if found[at].fits else ()) if at in found else None
+    return [replace(one, cures=tried.get(place, ())) for place, one in enumerate(estimates)]
 
 
 def _changed(job: Job, layout: ParallelismConfig, ask: Question, sets: dict[str, Any]) -> Job | None:

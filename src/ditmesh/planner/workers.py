@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryFile
 from threading import Event, Timer
@@ -43,12 +44,12 @@ class Worker:
             process.stdin.flush()
             return pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._process = None
-            process.wait()
+            if self.ended:
+                return None
+            self._leave()  # once it has said why
             self._told.seek(0)
             last = self._told.read().decode(errors="replace").strip()[-2000:]
-            failed = RuntimeError(f"the dry run failed, which is an error of ditmesh; please report it:\n{last}")
-            return None if self.ended else failed
+            return RuntimeError(f"the dry run failed, which is an error of ditmesh; please report it:\n{last}")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS} | ALONE
@@ -63,12 +64,25 @@ class Worker:
             stderr=self._told,
         )
 
+    def _leave(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            if self.ended:
+                process.kill()
+            with suppress(BrokenPipeError):  # of what it was not told any more
+                process.communicate()
+
     def end(self) -> None:
-        """Kill the process, whatever it is at; it is not started again."""
+        """Kill the process, whatever it is at; another thread may wait for its answer, and gets none."""
         self.ended = True
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.ended = True
+        self._leave()
+        self._told.close()
 
 
 def answers(asked: Sequence[Asked], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
@@ -94,7 +108,7 @@ def answers(asked: Sequence[Asked], seconds: float | None = None) -> Iterator[tu
         except Empty:
             pass
         finally:
-            worker.end()
+            worker.close()
             found.put(None)
 
     def stop() -> None:

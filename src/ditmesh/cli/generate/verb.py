@@ -42,8 +42,8 @@ def generate(context: typer.Context, **flags: Any) -> None:
     if job.layout.world_size > 1 and not world.launched:
         check_launch(job, job.layout.world_size, options.oversubscribe)
         if not options.dry_run:
-            decided = [*context.obj, "--parallel", str(job.layout), "--no-check"]
-            raise typer.Exit(launch(MODULE, decided, job.layout.world_size))
+            decided = ["--no-check", *(["--parallel", str(job.layout)] if flags["parallel"] == AUTO else [])]
+            raise typer.Exit(launch(MODULE, [*context.obj, *decided], job.layout.world_size))
     job = check_rank(job, world)
     from ditmesh.cli.generate.run import look, run
 

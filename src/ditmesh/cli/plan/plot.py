@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ditmesh.planner.peaks import gib
 from ditmesh.planner.plan import Estimate, Plan
 
@@ -25,6 +23,8 @@ def _place(one: Estimate) -> tuple[float, float]:
 
 def plot(plan: Plan, path: Path) -> None:
     """Write the picture."""
+    from matplotlib.figure import Figure  # asked for, never needed
+
     points = [one for one in plan.estimates if one.memory is not None]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()

@@ -106,8 +106,9 @@ def over_lines(plan: Plan) -> list[str]:
     answers = dict[str, list[str]]()
     for one in plan.estimates:
         if one.over:
-            flags = " ".join(one.cures)
-            answers.setdefault(f"with {flags} it fits" if flags else "no flag makes it fit", []).append(str(one.layout))
+            flags = " ".join(one.cures or ())
+            answer = "there was no time to try flags" if one.cures is None else "no flag makes it fit"
+            answers.setdefault(f"with {flags} it fits" if flags else answer, []).append(str(one.layout))
     return [f"does not fit: {', '.join(names)}: {answer}" for answer, names in answers.items()]
 
 
@@ -193,7 +194,7 @@ def _row(one: Estimate) -> dict[str, Any]:
         "fits": one.fits,
         "lossy": one.layout.is_lossy,
         "over_gib": gib(one.over),
-        "fits_with": list(one.cures),
+        "fits_with": None if one.cures is None else list(one.cures),
         "gib": {name: gib(getattr(memory, name)) for name in MEMORY},
         "seconds": {name: getattr(seconds, name) for name in SECONDS},
         "limited_by": seconds.limit,
