@@ -15,7 +15,7 @@ from ditmesh.cli.serve.options import OF_ONE_RESULT, ServeOptions
         ("nothing_of_the_kind", ["'nothing_of_the_kind' is no example, folder or hub id"]),
         ("demo --replicas 0", ["--replicas 0 is no number", "2..4"]),
         ("demo --replicas 4..2", ["write 2..4"]),
-        ("demo --engine rai", ["--engine rai", "local"]),
+        ("demo --engine rai", ["--engine rai", "did you mean 'ray'"]),
         ("demo --ray-address auto", ["--ray-address is for a cluster", "--engine ray"]),
         ("demo --parallel auto", ["--parallel auto", "--nproc 2"]),
         ("demo --host 0.0.0.0", ["--host 0.0.0.0 lets others ask", "--api-key KEY", "--insecure"]),
