@@ -9,6 +9,20 @@ from ditmesh.replicas.local import LocalEngine, Written
 ENGINES = ("local", "ray")
 
 
+def check_engine(name: str, address: str | None = None) -> None:
+    """Refuse an engine that is not there.
+
+    Raises:
+        ValueError: there is none of this name, what it needs is not installed, or it has no address.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"--engine {name}: {suggest(name, ENGINES)}")
+    if name == "ray" and find_spec("ray") is None:
+        raise ValueError("--engine ray needs Ray, which is not installed; run: pip install 'ditmesh[ray]'")
+    if name != "ray" and address is not None:
+        raise ValueError(f"--ray-address {address} is for a cluster; add --engine ray, or leave it out.")
+
+
 def engine_of(name: str, replicas: int, address: str | None = None, written: Written | None = None) -> Engine:
     """The engine of this name.
 
@@ -18,13 +32,11 @@ def engine_of(name: str, replicas: int, address: str | None = None, written: Wri
         written: gets what ranks of this machine write to their terminals.
 
     Raises:
-        ValueError: there is none, or what it needs is not installed.
+        ValueError: it is not there, or its cluster does not answer.
     """
-    if name not in ENGINES:
-        raise ValueError(f"--engine {name}: {suggest(name, ENGINES)}")
+    check_engine(name, address)
     if name == "ray":
-        if find_spec("ray") is None:
-            raise ValueError("--engine ray needs Ray, which is not installed; run: pip install 'ditmesh[ray]'")
+        # Imported here: an extra has it.
         from ditmesh.replicas.ray import RayEngine
 
         return RayEngine(address)

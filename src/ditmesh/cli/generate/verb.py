@@ -1,5 +1,6 @@
 """`ditmesh generate`: draw one picture or video, on one process or on many ranks."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from ditmesh.cli.flags import takes
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import Options
 from ditmesh.cli.ranks import check_launch, check_rank, failures, read_world, refusals
+from ditmesh.job.description import Job
 from ditmesh.runtime.launch import launch
 from ditmesh.runtime.world import World
 
@@ -51,7 +53,7 @@ def generate(context: typer.Context, **flags: Any) -> None:
         raise typer.Exit(look(job, options, world) if options.dry_run else run(job, options, world))
 
 
-def with_layout(options: Options, world: World) -> Options:
+def with_layout(options: Options, world: World, describe: Callable[[Options, World], Job] = describe_job) -> Options:
     """The flags with the layout that was chosen, if that was left to us.
 
     Raises:
@@ -63,7 +65,7 @@ def with_layout(options: Options, world: World) -> Options:
     alone = replace(options, parallel=None, nproc=None, shard_weights=False, verify=False, num_pipeline_patch=None)
     alone = replace(alone, parallel_text=False, parallel_vae=False, parallel_controlnet=False)
     layout = choose(
-        describe_job(replace(alone, pipeline_warmup_steps=None), World()),
+        describe(replace(alone, pipeline_warmup_steps=None), World()),
         ranks_there_are(ranks, "--nproc"),
         exactly=ranks is not None,
         text=options.parallel_text,

@@ -4,15 +4,18 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ditmesh.cli.auto import AUTO, ranks_there_are
 from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.generate.job import describe_model
 from ditmesh.cli.generate.options import Options
-from ditmesh.cli.serve.options import ENGINES, SHARED, ServeOptions
+from ditmesh.cli.generate.verb import with_layout
+from ditmesh.cli.serve.options import SHARED, ServeOptions
 from ditmesh.config import suggest
 from ditmesh.job.checks import check_place
 from ditmesh.job.description import Job
 from ditmesh.job.example import Example
 from ditmesh.job.facts import HUB_ID, read_pipeline
+from ditmesh.replicas.engines import check_engine
 from ditmesh.runtime.world import World
 from ditmesh.serve.settings import MIB, Settings, check_settings, find_loras
 
@@ -31,7 +34,7 @@ class Service:
     job: Job
     settings: Settings
     replicas: range
-    engine: str
+    options: ServeOptions
 
 
 def describe_service(options: ServeOptions) -> Service:
@@ -40,17 +43,18 @@ def describe_service(options: ServeOptions) -> Service:
     Raises:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
-    if options.engine not in ENGINES:
-        raise ValueError(f"--engine {options.engine}: {suggest(options.engine, ENGINES)}")
+    check_engine(options.engine, options.ray_address)
     replicas = read_replicas(options.replicas)
     settings = settings_of(options)
     example, model = find_model(options.model)
     given = asdict(options)
     shared = Options(example=example.name, model_path=model, **{name: given[name] for name, _, _ in SHARED})
-    job = describe_model(shared, World())
+    if shared.parallel == AUTO and shared.nproc is None and replicas.start > 1:
+        shared = replace(shared, nproc=max(1, ranks_there_are(None, "--nproc") // replicas.start))
+    job = describe_model(with_layout(shared, World(), describe_model), World())
     if HUB_ID.fullmatch(job.model):
         settings = replace(settings, aliases=(job.model, job.model.rpartition("/")[2]))
-    return Service(replace(job, example=with_edits(job.example)), settings, replicas, options.engine)
+    return Service(replace(job, example=with_edits(job.example)), settings, replicas, options)
 
 
 def settings_of(options: ServeOptions) -> Settings:

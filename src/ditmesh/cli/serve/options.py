@@ -18,7 +18,6 @@ SHARED = [
     for f in fields(Options)
     if f.name not in OF_ONE_RESULT
 ]
-ENGINES = ("local",)
 
 Text = str | None
 Count = int | None
@@ -51,4 +50,7 @@ class ServeOptions(record("Shared", SHARED)):
     )
 
     replicas: Text = option(REPLICAS, "How many (1), or MIN..MAX.", "--replicas N")
-    engine: str = option(REPLICAS, "Where replicas run: local, on this machine.", "--engine NAME", default="local")
+    engine: str = option(
+        REPLICAS, "local: on this machine. ray: on a cluster of Ray.", "--engine NAME", default="local"
+    )
+    ray_address: Text = option(REPLICAS, "The cluster: auto, or HOST:PORT.", "--ray-address ADDRESS")

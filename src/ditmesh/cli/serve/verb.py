@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from ditmesh.cli.auto import warn_if_too_large
 from ditmesh.cli.flags import takes
 from ditmesh.cli.ranks import check_launch, check_rank, failures, refusals
 from ditmesh.cli.serve.job import Service, describe_service
@@ -24,23 +25,20 @@ def serve(context: typer.Context, **flags: Any) -> None:
     """
     with refusals(World()):
         service = describe_service(ServeOptions(**flags))
-    if service.engine == "local":
-        ranks = service.job.layout.world_size * service.replicas.start
-        check_launch(service.job, ranks, flags["oversubscribe"])
+    options, most = service.options, service.replicas.stop - 1
+    if not flags["no_check"] and options.engine == "local":
+        warn_if_too_large(service.job)
+    if options.engine == "local":
+        check_launch(service.job, service.job.layout.world_size * service.replicas.start, flags["oversubscribe"])
     job = check_rank(service.job, World())
     # Imported here: `--help` has no use for it.
-    from ditmesh.replicas.local import LocalEngine
+    from ditmesh.replicas.engines import engine_of
     from ditmesh.serve.run import run
 
     keep_log()
     with failures(World()):
-        run(
-            job,
-            service.settings,
-            LocalEngine(service.replicas.stop - 1),
-            service.replicas,
-            lambda url: tell(service, url),
-        )
+        engine = engine_of(options.engine, most, options.ray_address)
+        run(job, service.settings, engine, service.replicas, lambda url: tell(service, url))
 
 
 def keep_log() -> None:
