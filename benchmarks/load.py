@@ -5,16 +5,18 @@
 
 Makes a random checkpoint of FLUX.2's architecture in sharded safetensors. Each layout is loaded in fresh processes, all
 its ranks at once, in two ways that take turns: "stock" is DiffusionPipeline.from_pretrained and then enable_cache,
-"lean" is ditmesh.from_pretrained. Memory counts from when everything is imported and the ranks have met. A rank's peak
-counts the pages of files it maps, the node's counts shared ones once. Files lie in the page cache, where they were
-written. Prints the least memory and the median time of the rounds.
+"lean" is ditmesh.from_pretrained. Memory counts from when a tiny pipeline of the same kind was loaded, so that all is
+imported, and the ranks have met; what a process takes by then is printed. A rank's peak counts the pages of files it
+maps, the node's counts shared ones once. Files lie in the page cache, where they were written. Prints the least memory
+and the median time of the rounds.
 """
 
 import argparse
+import gc
+import itertools
 import json
 import math
 import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -23,108 +25,22 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers import DiffusionPipeline, Flux2Transformer2DModel, PipelineQuantizationConfig, TorchAoConfig
-from safetensors.torch import save_file
+from diffusers import DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig
-from transformers import AutoConfig, Mistral3ForConditionalGeneration
 
 import ditmesh
+from benchmarks.flux2_checkpoint import GIB, in_file, make, shapes
 from ditmesh import ParallelismConfig
-from tests.tiny import tiny_path
 
-GIB = 2**30
 LAYOUTS = ["tp1", "tp2", "tp4", "pp4", "ulysses2.tp2", "ulysses4+shard_weights", "tp2+int8"]
 WAYS = ["stock", "lean"]
-SHARD = GIB // 4  # bytes of a file
-BLOCKS = 4  # of two streams, and about six times as many of one, as in FLUX.2
-TEXT_LAYERS = 32  # FLUX.2 reads layers 10, 20 and 30
-# As the language model inside was saved before it had a name of its own.
-RENAMED = (("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head."), ("model.", ""))
-
-
-def make(folder: Path, gib: float) -> None:
-    """Write the checkpoint: two fifths text encoder, the rest transformer, of as many heads as that gives blocks."""
-    shutil.copytree(tiny_path("flux2", folder / "tiny"), folder, dirs_exist_ok=True)
-    text = AutoConfig.from_pretrained(folder / "text_encoder")
-    width = max(256, int(math.sqrt(0.4 * gib * GIB / 29 / TEXT_LAYERS)) // 256 * 256)
-    text.text_config.update(
-        {
-            "vocab_size": 8 * width,
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": TEXT_LAYERS,
-            "head_dim": 64,
-            "num_attention_heads": width // 64,
-            "num_key_value_heads": width // 128,
-        }
-    )
-    with torch.device("meta"):
-        encoder = Mistral3ForConditionalGeneration(text)
-    rest = (gib * GIB - size(encoder)) / 2
-    heads = max(4, int(math.sqrt(rest / (104 * BLOCKS + 15))) // 512 * 4)
-    square = (128 * heads) ** 2  # a block of two streams has 26 of these, one of a single stream 13, and 15 are shared
-    with torch.device("meta"):
-        transformer = Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=BLOCKS,
-            num_single_layers=max(4, int(rest / square - 26 * BLOCKS - 15) // 13),
-            num_attention_heads=heads,
-            joint_attention_dim=3 * width,
-        )
-    transformer.save_config(folder / "transformer")
-    text.save_pretrained(folder / "text_encoder")
-    write(transformer, folder / "transformer", "diffusion_pytorch_model")
-    write(encoder, folder / "text_encoder", "model")
-    shutil.rmtree(folder / "tiny")
-
-
-def size(model: nn.Module) -> int:
-    """Bytes in bfloat16."""
-    return sum(2 * x.numel() for x in model.state_dict().values())
-
-
-def in_file(part: str, name: str) -> str:
-    """What a weight of a component is called in its file."""
-    old, new = next((pair for pair in RENAMED if part == "text_encoder" and name.startswith(pair[0])), ("", ""))
-    return new + name.removeprefix(old)
-
-
-def write(model: nn.Module, folder: Path, name: str) -> None:
-    """Random weights in files of a quarter GiB with an index, of which no more than one is ever in memory."""
-    (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    files: list[dict[str, torch.Size]] = [{}]
-    held = 0
-    for key, x in model.state_dict().items():
-        if files[-1] and held + 2 * x.numel() > SHARD:
-            files.append({})
-            held = 0
-        files[-1][in_file(folder.name, key)] = x.shape
-        held += 2 * x.numel()
-    pool = torch.randn(2**20 + 7).mul_(0.02).to(torch.bfloat16)
-    weight_map = {}
-    for number, shapes in enumerate(files, 1):
-        file = f"{name}-{number:05}-of-{len(files):05}.safetensors"
-        save_file({key: drawn(shape, pool) for key, shape in shapes.items()}, folder / file, {"format": "pt"})
-        weight_map |= dict.fromkeys(shapes, file)
-    index = {"metadata": {"total_size": size(model)}, "weight_map": weight_map}
-    (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index))
-
-
-def drawn(shape: torch.Size, pool: torch.Tensor) -> torch.Tensor:
-    """Numbers of the pool over and over, from a random one on."""
-    flat = torch.empty(math.prod(shape), dtype=torch.bfloat16)
-    for start in range(0, len(flat), len(pool)):
-        piece = flat[start : start + len(pool)]
-        piece.copy_(pool.roll(random.randrange(len(pool)))[: len(piece)])
-    return flat.view(shape)
 
 
 def arguments_of(layout: str) -> dict[str, Any]:
@@ -176,6 +92,16 @@ def held(pipe: Any) -> dict[str, tuple[int, int]]:
     return {name: (x.numel(), x.numel() * x.element_size()) for name, x in local.items()}
 
 
+def pair_of_blocks(pipe: Any) -> int:
+    """The bytes of the two largest blocks that run one after the other, where each is whole only while it runs."""
+    model = pipe.transformer
+    sizes = [
+        sum(x.numel() * x.element_size() for x in block.parameters())
+        for block in [*model.transformer_blocks, *model.single_transformer_blocks]
+    ]
+    return max(map(sum, itertools.pairwise(sizes)))
+
+
 def replicated(everyone: list[dict[str, tuple[int, int]]], folder: Path) -> int:
     """The bytes of what every rank keeps whole."""
     numbers = {name: math.prod(shape) for name, shape in shapes(folder)}
@@ -194,53 +120,64 @@ def worker(way: str, layout: str, path: str, out: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     dist.init_process_group("gloo")
+    load, arguments = {"stock": stock, "lean": lean}[way], arguments_of(layout)
+    step(DiffusionPipeline.from_pretrained(Path(path).parent / "tiny" / "flux2", dtype=torch.bfloat16))
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    base = {"peak": in_memory("VmRSS"), "pss": in_memory("Pss:", "smaps_rollup")}
-    (out / f"{rank}.base").write_text(json.dumps(base | {"pid": os.getpid()}))
+    base = {"peak": in_memory("VmRSS"), "node": in_memory("Pss:", "smaps_rollup")}
+    base |= {"files": in_memory("Pss_File:", "smaps_rollup"), "pid": os.getpid()}
+    (out / f"{rank}.base").write_text(json.dumps(base))
     dist.barrier()
     start = time.perf_counter()
     try:
-        pipe = {"stock": stock, "lean": lean}[way](path, **arguments_of(layout))
+        pipe = load(path, **arguments)
     except (ValueError, TypeError, KeyError, ImportError) as error:
         result: dict[str, Any] = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     else:
         loaded = time.perf_counter()
+        result = {"loaded": in_memory("VmHWM") - base["peak"], "imported": base["peak"]}
+        (out / f"{rank}.loaded").touch()
         step(pipe)
-        done = time.perf_counter()
+        result |= {"load": loaded - start, "step": time.perf_counter() - loaded}
         everyone: list[dict[str, tuple[int, int]]] = [{} for _ in range(world)]
         dist.all_gather_object(everyone, held(pipe))
-        result = {
-            "peak": in_memory("VmHWM") - base["peak"],  # the step reads what loading only mapped
+        result |= {
+            "stepped": in_memory("VmHWM") - base["peak"],  # the step reads what loading only mapped
             "kept": sum(here for _, here in everyone[rank].values()),
             "alike": replicated(everyone, Path(path)),
-            "load": loaded - start,
-            "step": done - loaded,
+            "blocks": pair_of_blocks(pipe) if arguments["parallelism_config"].shard_weights else 0,
         }
     (out / f"{rank}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def pss(out: Path) -> Iterator[int]:
-    """How much more the ranks hold by now than before they loaded."""
-    for file in out.glob("*.base"):
-        base = json.loads(file.read_text() or "{}")
-        if base:
-            lines = Path(f"/proc/{base['pid']}/smaps_rollup").read_text().splitlines()
-            yield 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) - base["pss"]
+def more(out: Path, world: int) -> dict[str, int]:
+    """How much more the ranks hold by now than before they loaded, and how much of it is pages of files."""
+    bases = [json.loads(file.read_text() or "{}") for file in out.glob("*.base")]
+    if len(bases) < world or not all(bases):
+        return {"node": 0, "files": 0}
+    found = {"node": 0, "files": 0}
+    for base in bases:
+        lines = Path(f"/proc/{base['pid']}/smaps_rollup").read_text().splitlines()
+        for name, field in (("node", "Pss:"), ("files", "Pss_File:")):
+            found[name] += 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field)) - base[name]
+    return found
 
 
 def measure(way: str, layout: str, path: Path) -> dict[str, Any]:
     """Load once in fresh processes, while the node's memory is looked at twenty times a second."""
     world = arguments_of(layout.partition("+")[0])["parallelism_config"].world_size
-    over, peaks = threading.Event(), [0]
+    over = threading.Event()
+    looks: dict[str, list[dict[str, int]]] = {"loaded": [], "stepped": []}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
 
         def watch() -> None:
             while not over.wait(0.05):
+                phase = "stepped" if len(list(out.glob("*.loaded"))) == world else "loaded"
                 try:
-                    peaks.append(sum(pss(out)))
+                    looks[phase].append(more(out, world))
                 except (OSError, StopIteration):  # a rank has ended
                     continue
 
@@ -257,26 +194,35 @@ def measure(way: str, layout: str, path: Path) -> dict[str, Any]:
     refused = next((result["refused"] for result in results if "refused" in result), None)
     if refused:
         return {"refused": refused}
+    peaks = {
+        phase: max(seen, key=lambda look: look["node"], default={"node": 0, "files": 0})
+        for phase, seen in looks.items()
+    }
     return {
-        **{name: max(result[name] for result in results) for name in ("peak", "kept", "alike", "load", "step")},
-        "node": max(peaks),
+        **{name: max(result[name] for result in results) for name in results[0]},
+        **{f"node {phase}": peak["node"] for phase, peak in peaks.items()},
+        "files": peaks["stepped"]["files"],
         "node kept": sum(result["kept"] for result in results),
     }
 
 
-def report(layout: str, way: str, rounds: list[dict[str, Any]], whole: int, largest: int) -> None:
+def report(layout: str, way: str, rounds: list[dict[str, Any]], largest: int) -> None:
     """One row."""
     refused = next((one["refused"] for one in rounds if "refused" in one), None)
     if refused:
         print(f"{layout:>22} {way:>6}  not yet: {refused}", flush=True)
         return
-    least = {name: min(one[name] for one in rounds) / GIB for name in ("peak", "kept", "alike", "node", "node kept")}
+    names = [name for name in rounds[0] if name not in ("load", "step")]
+    least = {name: min(one[name] for one in rounds) / GIB for name in names}
     load, step = (statistics.median(one[name] for one in rounds) for name in ("load", "step"))
-    over = least["peak"] - least["kept"] - largest / GIB
+    fair = least["kept"] + largest / GIB
     print(
-        f"{layout:>22} {way:>6} {least['kept']:>9.3f} {least['alike']:>7.3f} {least['peak']:>9.3f} {over:>7.3f} "
-        f"{least['peak'] * GIB / whole:>8.2f} {least['node']:>9.3f} {least['node'] / least['node kept']:>7.2f} "
-        f"{least['node'] * GIB / whole:>8.2f} {load:>8.2f} {load + step:>8.2f}",
+        f"{layout:>22} {way:>6} {least['imported']:>8.3f} {least['kept']:>7.3f} {least['alike']:>7.3f} "
+        f"{least['blocks']:>7.3f} | "
+        f"{least['loaded']:>6.3f} {least['loaded'] - fair:>6.3f} {least['node loaded']:>7.3f} "
+        f"{least['node loaded'] / least['node kept']:>6.2f} | {least['stepped']:>6.3f} "
+        f"{least['stepped'] - fair - least['blocks']:>6.3f} {least['node stepped']:>7.3f} "
+        f"{least['node stepped'] / least['node kept']:>6.2f} {least['files']:>6.3f} | {load:>6.2f} {load + step:>7.2f}",
         flush=True,
     )
 
@@ -297,7 +243,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder: Path = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        folder /= "checkpoint"
         if not (folder / "model_index.json").exists():
+            folder.mkdir(exist_ok=True)
             free = shutil.disk_usage(folder).free
             if free < 1.2 * arguments.gib * GIB:
                 sys.exit(f"{folder} has {free / GIB:.1f} GiB of free disk, too little for {arguments.gib} GiB.")
@@ -310,27 +258,20 @@ def compare(folder: Path, layouts: list[str], ways: list[str], rounds: int) -> N
     whole = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     largest = 2 * max(math.prod(shape) for _, shape in shapes(folder))
     print(f"checkpoint {whole / GIB:.3f} GiB, its largest tensor {largest / GIB:.3f} GiB; all in GiB and seconds")
-    print("'over' is a rank's peak less what it keeps and the largest tensor; 'alike' is kept whole by all ranks\n")
+    print("a rank: what it takes when all is imported, then what it keeps, what of that all keep, two blocks whole")
+    print("'over' is a rank's peak less what it keeps, the largest tensor, and two blocks in a step that gathers them")
+    print("'/kept' is the node's peak over what its ranks keep; 'files' is how much of it are pages of files\n")
+    print(f"{'':>61} | {'while it loads':^28} | {'through the first step':^35} |      seconds")
     print(
-        "                layout    way rank keeps   alike rank peak    over  /whole node peak   /kept  /whole ", end=""
+        "                layout    way imported    kept   alike  blocks |   rank   over    node  /kept | "
+        "  rank   over    node  /kept  files |   load to step"
     )
-    print("    load  to step")
     for layout in layouts:
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for way in ways * rounds:
             found[way].append(measure(way, layout, folder))
         for way in ways:
-            report(layout, way, found[way], whole, largest)
-
-
-def shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """The name and shape of every tensor, as the heads of the files say."""
-    for file in folder.rglob("*.safetensors"):
-        with file.open("rb") as opened:
-            head = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        for name, entry in head.items():
-            if name != "__metadata__":
-                yield f"{file.parent.name}.{name}", entry["shape"]
+            report(layout, way, found[way], largest)
 
 
 if __name__ == "__main__":

@@ -196,16 +196,16 @@ def refuse(plan: Plan, cached: bool, gang: Gang | None, undo: ExitStack) -> None
         if gang is not None and set(columns) & set(WEIGHTS):
             state_whole(module, gang, undo)
         refuse_after(module, columns, undo)
-        part_on_disk(module, undo)
         done |= dict.fromkeys(columns)
         if plan.parallelism.world_size > 1:
+            part_on_disk(module, undo)
             save_whole(module, [module], gang, undo)
     if not isinstance(plan.pipe, nn.Module):
         parts = components(plan.pipe)
         refuse_after(plan.pipe, list(done), undo)
-        part_on_disk(plan.pipe, undo)
         refuse_loads(plan.pipe, {x: part for x, part in parts.items() if isinstance(part, PreTrainedModel)}, undo)
         if plan.parallelism.world_size > 1:
+            part_on_disk(plan.pipe, undo)
             save_whole(plan.pipe, list(dict.fromkeys([*plan.modules, *parts.values()])), gang, undo)
 
 

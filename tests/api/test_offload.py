@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from accelerate import cpu_offload, cpu_offload_with_hook, disk_offload
 from diffusers import DiffusionPipeline
+from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
 
 import ditmesh
@@ -44,6 +45,9 @@ KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "blocks": lambda model, folder: groups(model, "block_level", 1, folder),
     "pairs of blocks": lambda model, folder: groups(model, "block_level", 2, folder),
     "leaves": lambda model, folder: groups(model, "leaf_level", 1, folder),
+    "leaves, by the function": lambda model, folder: apply_group_offloading(
+        model, CPU, CPU, "leaf_level", offload_to_disk_path=str(folder)
+    ),
 }
 WAYS: dict[str, Any] = {
     "tp2": {"parallelism_config": ParallelismConfig(tp_size=2)},

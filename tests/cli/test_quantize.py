@@ -81,8 +81,9 @@ def test_a_missing_package_is_named_with_what_installs_it(refused, weightless, m
 
 
 @pytest.mark.slow
-def test_the_demo_says_how_far_from_one_process_and_from_plain_weights(tmp_path):
-    flags = ["demo", "--steps", "4", "--warmup", "0", "--parallel", "tp2", "--quantize", "int8", "--verify"]
+@pytest.mark.parametrize(("layout", "more"), [("tp2", []), ("ulysses2", ["--shard-weights"])])
+def test_the_demo_says_how_far_from_one_process_and_from_plain_weights(tmp_path, layout, more):
+    flags = ["demo", "--steps", "4", "--warmup", "0", "--parallel", layout, "--quantize", "int8", "--verify", *more]
     done = subprocess.run(
         [sys.executable, "-m", "ditmesh", "generate", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )
@@ -90,7 +91,7 @@ def test_the_demo_says_how_far_from_one_process_and_from_plain_weights(tmp_path)
     exact, lost = [line for line in done.stdout.splitlines() if line.startswith("verify: ")]
     far = [float(re.search(r"max \|difference\| (\S+)", line)[1]) for line in (exact, lost)]  # type: ignore[index]
     assert far[0] <= 1e-5 < far[1] < 0.1
-    assert "(tp2 with int8 against one process)" in exact
+    assert f"({layout} with int8 against one process)" in exact
     assert "(int8 against weights that are not quantized)" in lost
-    assert (tmp_path / "demo.128x128.tp2.int8.png").exists()
+    assert (tmp_path / f"demo.128x128.{layout}.int8.png").exists()
     assert not [line for line in done.stderr.splitlines() if "torchao" in line or "bitsandbytes" in line]

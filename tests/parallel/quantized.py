@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
@@ -29,8 +30,9 @@ from tests.quantized_kinds import KINDS, quantize
 from tests.transformers import SHAPES, build, forward, relative_error
 from tests.upstream.test_lora import load, lora
 
-LAYOUTS: dict[str, ParallelismConfig | None] = AXES | {"text encoder": None}
-TOKENS = ("ulysses", "ring", "cfg")  # what leaves a rank some of the tokens of a call
+SHARES = ParallelismConfig(ulysses_size=2, shard_weights=True)
+LAYOUTS: dict[str, ParallelismConfig | None] = AXES | {"shard_weights": SHARES, "text encoder": None}
+TOKENS = ("ulysses", "ring", "cfg", "shard_weights")  # what leaves a rank some of the tokens of a call
 CUT = ("tp", "text encoder")
 BLOCKS = "what a rank keeps of a linear's inputs has to be whole blocks; a size that cuts one apart is refused."
 ROUNDS = (
@@ -75,6 +77,7 @@ def parts(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for path, module in model.named_modules():
         for name, weight in settled(module).named_parameters(recurse=False):
+            weight = weight.to_local() if isinstance(weight, DTensor) else weight
             apart = take_apart(weight)
             inner = {"": weight} if apart is None else dict(apart.parts)
             if apart is not None and apart.origin:
@@ -129,7 +132,7 @@ def cell(kind: str, layout: str) -> str:
         return "not refused"
     if apart > (lost if KINDS[kind].rounds else 1e-5):
         return f"{apart:.1e} from one process"
-    if layout in (*CUT, "pp") and held > 0.75 * size(whole):
+    if layout in (*CUT, "pp", "shard_weights") and held > 0.75 * size(whole):
         return f"holds {held} of {size(whole)} bytes"
     back = differing(whole, parts(model))
     if saved or back or not torch.equal(run(model, inputs), want):
@@ -203,7 +206,7 @@ def refused() -> list[str]:
     linear = quantize(nn.Sequential(nn.Linear(512, 96)), "quanto int4, in groups of up to 128")[0]
     three: Any = SimpleNamespace(size=lambda: 3)
     tell(lambda: _check_weights("proj", linear, "rowwise", (512,), three))
-    for layout in ("tp", "pp", "text encoder"):
+    for layout in ("tp", "pp", "shard_weights", "text encoder"):
         model = (encoder() if LAYOUTS[layout] is None else transformer())[0]
         for module in model.modules():
             if type(module) is nn.Linear:
@@ -218,8 +221,7 @@ def refused() -> list[str]:
 
 def adapted() -> list[str]:
     """LoRA weights around quantized linears that are shared out, loaded before and after, and fused."""
-    wrong, bare = [], transformer()[0]
-    weights = lora(bare, 1)
+    wrong, weights = [], lora(transformer()[0], 1)
     for kind in ("torchao int8", "bitsandbytes nf4", "quanto int8"):
         one, inputs = transformer()
         load(quantize(one, kind), weights, "a")
@@ -257,7 +259,7 @@ def saved(folder: Path) -> list[str]:
         whole = read(folder / f"plain {rank}", quantization_config=config, dtype=torch.float32)
         want = run(whole, inputs)
         whole.save_pretrained(alone := folder / f"{name} of {rank}")
-        for layout in ("tp", "pp"):
+        for layout in ("tp", "pp", "shard_weights"):
             ditmesh.enable_cache(whole, parallelism_config=LAYOUTS[layout])
             whole.save_pretrained(folder / name / layout)
             ditmesh.disable_cache(whole)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parallel import quantized
+from ditmesh import ParallelismConfig
+from tests.parallel import quantized, quantized_shares
 from tests.parallel.quantized import LAYOUTS, page
 from tests.ranks import Ranks
 
@@ -15,6 +16,18 @@ def test_every_kind_is_as_the_table_says(ranks: Ranks, layout: str) -> None:
         assert wrong == []
 
 
+@pytest.mark.parametrize("layout", ["cfg2", "ring3", "ulysses2.tp2", "pp2.ulysses2"])
+def test_shared_weights_change_no_bit(ranks: Ranks, layout: str) -> None:
+    kinds = [
+        "torchao int8",
+        "bitsandbytes nf4, double quantization",
+        "quanto int4, in groups of up to 128",
+        "GGUF Q4_0",
+    ]
+    for wrong in ranks.run(quantized_shares.changed, ParallelismConfig.parse(layout).world_size, layout, kinds):
+        assert wrong == []
+
+
 def test_the_page_shows_the_table() -> None:
     assert (Path(__file__).parents[2] / "docs" / "quantization.md").read_text("utf-8").endswith(page())
 
@@ -22,7 +35,7 @@ def test_the_page_shows_the_table() -> None:
 def test_blocks_that_would_be_cut_apart_and_unknown_kinds_are_refused(ranks: Ranks) -> None:
     for cut, *unknown in ranks.run(quantized.refused, 2):
         assert "128 of its inputs are quantized together, and 3 ranks would cut them apart; use tp_size=2 or 4" in cut
-        assert len(unknown) == 3
+        assert len(unknown) == 4
         assert all("is a Packed of tests, which" in message for message in unknown)
 
 
@@ -42,5 +55,5 @@ def test_what_diffusers_quantized_is_saved_whole(ranks: Ranks, tmp_path: Path) -
 
 
 def test_lora_weights_go_around_quantized_linears(ranks: Ranks) -> None:
-    for wrong in ranks.run(quantized.adapted, 2):
+    for wrong in [*ranks.run(quantized.adapted, 2), *ranks.run(quantized_shares.adapted, 2)]:
         assert wrong == []

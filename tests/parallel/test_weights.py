@@ -69,9 +69,9 @@ def test_stages_gather_for_every_patch(ranks: Ranks, layout: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_compiled_blocks_are_gathered(ranks: Ranks, order: str) -> None:
-    ranks.run(compiled, 2, "ulysses2", order)
+@pytest.mark.parametrize(("order", "kind"), [("before", None), ("after", None), ("after", "torchao int8")])
+def test_compiled_blocks_are_gathered(ranks: Ranks, order: str, kind: str | None) -> None:
+    ranks.run(compiled, 2, "ulysses2", order, kind)
 
 
 def test_adapters_are_fused_into_shares(ranks: Ranks) -> None:

@@ -22,6 +22,7 @@ from ditmesh.models import SPECS
 from tests.cache.caching import build_deep
 from tests.counting import CommunicationCounter
 from tests.parallel.pipefusion import ODD, Loop
+from tests.quantized_kinds import quantize
 from tests.runtime.test_gang import draw, fail
 from tests.transformers import SHAPES, Inputs, build, forward
 from tests.upstream.test_lora import load, lora
@@ -175,14 +176,14 @@ def in_patches(layout: str, shares: bool) -> list[Tensor]:
     return ditmesh.enable_cache(Loop(model), parallelism_config=config)([inputs] * 3)
 
 
-def compiled(layout: str, order: str) -> None:
-    """Blocks that are compiled, before or after."""
+def compiled(layout: str, order: str, kind: str | None) -> None:
+    """Blocks that are compiled, before or after; their weights may be quantized."""
     made = []
     for shares in (False, True):
         torch.compiler.reset()
         counters.clear()
         model, inputs = build("flux", SHAPES["odd"], torch.float32)
-        model_: Any = model
+        model_: Any = model if kind is None else quantize(model, kind)
         if order == "before":
             model_.compile_repeated_blocks(backend="eager")
         config = replace(ParallelismConfig.parse(layout), shard_weights=shares)

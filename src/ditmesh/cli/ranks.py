@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ditmesh.runtime.launch import describe, speak_once
+from ditmesh.runtime.launch import FAILED, REFUSED, describe, is_refusal, speak_once
 from ditmesh.runtime.terminal import shown
 from ditmesh.runtime.world import World, check_launched
 
 if TYPE_CHECKING:
     from ditmesh.job.description import Job
 
-WRONG_INPUT = 2  # the exit code of a refusal, as of the command line parser itself
-FAILED = 1
 STRAY = "This is rank {} of {}, as RANK says; unset RANK if nothing launched it as one."
 
 
@@ -33,7 +31,7 @@ def refusals(world: World) -> Iterator[None]:
         if world.local_rank == 0 or not under_torchrun:
             alone = "" if world.rank == 0 or under_torchrun else f" ({STRAY.format(world.rank, world.size)})"
             print(f"Error: {shown(' '.join(str(error).split()))}{alone}", file=sys.stderr)
-        raise typer.Exit(WRONG_INPUT) from error
+        raise typer.Exit(REFUSED) from error
 
 
 @contextmanager
@@ -46,7 +44,7 @@ def failures(world: World) -> Iterator[None]:
         if world.size > 1:
             raise
         print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
-        raise typer.Exit(FAILED) from error
+        raise typer.Exit(REFUSED if is_refusal(error) else FAILED) from error
 
 
 @contextmanager

@@ -8,9 +8,10 @@ block that the other runs, or does not come at all. So where a layout has both, 
 they are at, and go through the blocks in order: who is ahead, or done, gathers with those behind.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from ditmesh.config import holding
 from ditmesh.pipeline import Plan, components
 from ditmesh.runtime.collectives import all_gather, never_compiled
+from ditmesh.runtime.memory import give_back
 from ditmesh.runtime.mesh import Mesh
 from ditmesh.spec import ModelSpec
 from ditmesh.upstream.fsdp import Place, Shared, rows, share
@@ -27,7 +29,6 @@ from ditmesh.upstream.lora import is_dora
 from ditmesh.upstream.modules import (
     SKIPS,
     chain,
-    check_plain,
     check_present,
     expand,
     held,
@@ -37,9 +38,12 @@ from ditmesh.upstream.modules import (
     own_weights,
 )
 from ditmesh.upstream.process_groups import device_of_messages
+from ditmesh.upstream.quantized import check_quantized, take_apart
+from ditmesh.upstream.quantized_shares import SharedQuantized, whole_blocks
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import SHARES
 
+Weights = Shared | SharedQuantized
 NONE = -1  # no block
 DONE = 1 << 40  # more than any block's number
 
@@ -49,6 +53,9 @@ class Sharing:
 
     It is made before anything wraps the forwards of blocks that may leave them out: a block that does not run is not
     gathered. It cuts the weights (``cut``) when every rank is left with the blocks that it runs.
+
+    Raises:
+        ValueError: quantized weights of a kind that is not known.
     """
 
     def __init__(self, plan: Plan, mesh: Mesh, undo: ExitStack):
@@ -59,7 +66,8 @@ class Sharing:
         self._ahead = NONE
         self._blocks: list[nn.Module] = []
         self._next: list[int] = []
-        self._weights: list[Shared | None] = []
+        self._weights: list[list[Weights]] = []
+        self._new: set[int] = set()  # blocks that have not run yet
         for model, spec in plan.models:
             for run in _runs(model, spec):
                 self._number([block for block in run if not any(block is known for known in self._blocks)])
@@ -69,10 +77,11 @@ class Sharing:
 
     def _number(self, blocks: list[nn.Module]) -> None:
         for block in blocks:
+            check_quantized(type(block).__name__, block, "shard_weights", "leave shard_weights out.")
             number = len(self._blocks)
             self._blocks.append(block)
             self._next.append(NONE if block is blocks[-1] else number + 1)
-            self._weights.append(None)
+            self._weights.append([])
             override(block, "forward", self._caller(number, block.forward), self._undo)
 
     def cut(self, requests: Requests | None) -> None:
@@ -85,9 +94,12 @@ class Sharing:
         for model, _ in self._plan.models:
             check_present(model)
         for number, block in enumerate(self._blocks):
-            check_plain(type(block).__name__, block, "shard_weights", "leave shard_weights out.")
-            if places := list(self._places(block, kept)):
-                weights = self._weights[number] = share(places, self._undo)
+            plain, quantized = self._places(block, kept)
+            weights = self._weights[number]
+            weights += [share(plain, self._undo)] if plain else []
+            weights += [SharedQuantized(quantized, self._undo)] if quantized else []
+            if weights:
+                self._new.add(number)
                 override(block, "apply", _changing(weights, block.apply), self._undo)
         if not any(self._weights):
             titles = ", ".join(spec.title for _, spec in self._plan.models)
@@ -106,13 +118,20 @@ class Sharing:
         for model, _ in self._plan.models if self._asks else []:
             self._accompany(model)
 
-    def _places(self, block: nn.Module, kept: set[int]) -> Iterator[Place]:
+    def _places(self, block: nn.Module, kept: set[int]) -> tuple[list[Place], list[Place]]:
+        """Which weights of a block are cut, and where: plain ones, and quantized ones."""
+        plain: list[Place] = []
+        quantized: list[Place] = []
         for module, name, weight in own_weights(block):
             axis = self._same_shard if (id(module), name) in self._sharded else self._everyone
-            if id(weight) in kept or not weight.numel() or not weight.ndim or not weight.is_contiguous():
+            if id(weight) in kept or not weight.numel() or axis.size() == 1:
                 continue
-            if axis.size() > 1 and len(weight) >= axis.size():
-                yield Place(module, name, rows(len(weight), axis))
+            if (apart := take_apart(weight)) is not None:
+                shard = whole_blocks(apart, axis)
+                quantized += [] if shard is None else [Place(module, name, shard)]
+            elif weight.ndim and weight.is_contiguous() and len(weight) >= axis.size():
+                plain.append(Place(module, name, rows(len(weight), axis)))
+        return plain, quantized
 
     def _caller(self, number: int, run: Callable[..., Any]) -> Callable[..., Any]:
         gather, free = never_compiled(self._gather), never_compiled(self._free)
@@ -142,17 +161,15 @@ class Sharing:
         """Have all weights whole while an adapter is made that is worked out of them."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with ExitStack() as whole:
-                for weights in self._weights if any(map(is_dora, (*args, *kwargs.values()))) else []:
-                    if weights is not None:
-                        whole.enter_context(weights.change())
+            dora = any(map(is_dora, (*args, *kwargs.values())))
+            with _whole(itertools.chain(*self._weights) if dora else ()):
                 return load(*args, **kwargs)
 
         return call
 
     def _gather(self, number: int) -> None:
         """Have the weights of a block whole, and begin to gather those of the next."""
-        if self._weights[number] is None:
+        if not self._weights[number]:
             return
         following = self._following(number)
         while True:
@@ -162,12 +179,13 @@ class Sharing:
             if turn == number:
                 break
             self._free(turn)
-        if (ahead := self._of(following)) is not None and len(set(asked)) == 1:
-            ahead.start()
+        if (ahead := self._of(following)) and len(set(asked)) == 1:
+            for weights in ahead:
+                weights.start()
             self._ahead = following
 
-    def _of(self, number: int) -> Shared | None:
-        return None if number == NONE else self._weights[number]
+    def _of(self, number: int) -> list[Weights]:
+        return [] if number == NONE else self._weights[number]
 
     def _following(self, number: int) -> int:
         """The block that runs next for all that is known by now."""
@@ -186,15 +204,17 @@ class Sharing:
     def _fetch(self, number: int) -> None:
         if self._ahead != number:
             self.rest()
-        weights = self._weights[number]
-        assert weights is not None
-        weights.wait()
+        for weights in self._of(number):
+            weights.wait()
         self._ahead = NONE
 
     def _free(self, number: int) -> None:
-        weights = self._weights[number]
-        if weights is not None:
+        for weights in self._of(number):
             weights.free()
+        if number in self._new:
+            self._new.remove(number)  # what it will gather into again is made now, and lies between what is freed
+            if self._everyone.device_type == "cpu":
+                give_back()
 
     def idle(self) -> None:
         """Gather with the ranks that run a forward, until they are done with it."""
@@ -204,7 +224,7 @@ class Sharing:
 
     def rest(self) -> None:
         """Let go of what was gathered for a block that did not run."""
-        if (weights := self._of(self._ahead)) is not None:
+        for weights in self._of(self._ahead):
             weights.wait()
             weights.free()
         self._ahead = NONE
@@ -212,9 +232,8 @@ class Sharing:
     def drop(self) -> None:
         """A request has failed, and with it what was under way."""
         self._ahead = NONE
-        for weights in self._weights:
-            if weights is not None:
-                weights.drop()
+        for weights in itertools.chain(*self._weights):
+            weights.drop()
 
 
 def _runs(model: nn.Module, spec: ModelSpec) -> Iterator[list[nn.Module]]:
@@ -246,11 +265,20 @@ def _kept_whole(plan: Plan) -> set[int]:
     return {weight for weight, count in seats.items() if count > 1} | {id(x) for m in lent for x in m.parameters()}
 
 
-def _changing(weights: Shared, apply: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def _whole(weights: Iterable[Weights]) -> Iterator[None]:
+    """Have weights whole, and keep a share of what they are in the end."""
+    with ExitStack() as stack:
+        for one in weights:
+            stack.enter_context(one.change())
+        yield
+
+
+def _changing(weights: list[Weights], apply: Callable[..., Any]) -> Callable[..., Any]:
     """``Module.apply`` of a block, by which adapters are fused: what it does to whole weights lasts."""
 
     def call(function: Callable[[nn.Module], None]) -> Any:
-        with weights.change(), torch.no_grad():
+        with _whole(weights), torch.no_grad():
             return apply(function)
 
     return call

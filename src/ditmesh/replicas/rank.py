@@ -10,16 +10,20 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+<<<<<<< HEAD
 import torch
 
 from ditmesh.job import load
 from ditmesh.job.classes import check_job, taken_arguments
+=======
+>>>>>>> main
 from ditmesh.job.description import Job
-from ditmesh.job.devices import check_devices, device_of, dtype_of, name_of
-from ditmesh.replicas.drawing import Easel
 from ditmesh.replicas.messages import Beat, Broken, Draw, Here, Ready, Stop
+<<<<<<< HEAD
 from ditmesh.replicas.requests import Judged
 from ditmesh.runtime.gang import RanksLost
+=======
+>>>>>>> main
 from ditmesh.runtime.launch import describe
 from ditmesh.runtime.world import World
 
@@ -27,7 +31,10 @@ SECONDS_BETWEEN_BEATS = 1
 
 
 class Rank:
-    """One rank of a replica. ``take`` may be called from any thread, ``run`` does the work."""
+    """One rank of a replica; from its making on it says that it lives.
+
+    ``take`` may be called from any thread, ``run`` does the work.
+    """
 
     def __init__(self, job: Job, world: World, say: Callable[[bytes], None]):
         """
@@ -35,10 +42,11 @@ class Rank:
             say: brings a message to the supervisor; it is called from several threads, one at a time.
         """
         self._job, self._world, self._send = job, world, say
-        self._device = device_of(world)
         self._saying = threading.Lock()
         self._next: SimpleQueue[Draw] = SimpleQueue()
         self._stop = 0  # the number of the request to leave
+        self._memory: Callable[[], int] = _of_process
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def take(self, message: bytes) -> None:
         """Hear what the supervisor says."""
@@ -50,10 +58,18 @@ class Rank:
 
     def run(self) -> None:
         """Load, and draw until this process ends; returns when it can draw no more, after saying why."""
-        self._say(Here(os.getpid(), socket.gethostname(), name_of(self._device)))
-        threading.Thread(target=self._beat, daemon=True).start()
+        # Imported here: it takes its time, and meanwhile this rank says that it lives.
+        import torch
+
+        from ditmesh.job.devices import device_of, name_of
+        from ditmesh.replicas.drawing import LOST, set_up
+
+        device = device_of(self._world)
+        if device.type == "cuda":
+            self._memory = lambda: torch.cuda.memory_reserved(device)
+        self._say(Here(os.getpid(), socket.gethostname(), name_of(device)))
         try:
-            easel = self._load()
+            easel = set_up(self._job, self._world, device, self._say)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from loading, the supervisor has to know
             self._say(Broken(describe(error), for_good=isinstance(error, ValueError)))
             return
@@ -62,10 +78,11 @@ class Rank:
             order = self._next.get()
             try:
                 self._say(easel.draw(pickle.loads(order.request), lambda: self._stop == order.turn))  # noqa: B023
-            except (torch.AcceleratorError, RanksLost) as error:
+            except LOST as error:
                 self._say(Broken(describe(error)))
                 return
 
+<<<<<<< HEAD
     def _load(self) -> Easel:
         job, judged = judge(self._job, self._world)
         if self._world.rank == 0:
@@ -76,17 +93,12 @@ class Rank:
         pipe.set_progress_bar_config(disable=True)
         return Easel(pipe, job, self._world.rank == 0, self._say)
 
+=======
+>>>>>>> main
     def _beat(self) -> None:
         over = threading.Event()
         while not over.wait(SECONDS_BETWEEN_BEATS):
             self._say(Beat(self._memory()))
-
-    def _memory(self) -> int:
-        """Bytes that this process holds of its GPU, or of the machine if it has none."""
-        if self._device.type == "cuda":
-            return torch.cuda.memory_reserved(self._device)
-        pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def _say(self, what: Any) -> None:
         message = pickle.dumps(what)
@@ -94,6 +106,7 @@ class Rank:
             self._send(message)
 
 
+<<<<<<< HEAD
 def judge(job: Job, world: World) -> tuple[Job, Judged]:
     """Check a job with diffusers' classes and this machine's devices; the job with its images opened."""
     try:
@@ -104,3 +117,9 @@ def judge(job: Job, world: World) -> tuple[Job, Judged]:
     device = device_of(world)
     takes = {name: x if isinstance(x, int | float | str) else None for name, x in taken_arguments(job).items()}
     return job, Judged("", takes, device.type, str(dtype_of(job, device)))
+=======
+def _of_process() -> int:
+    """Bytes of the machine's memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+>>>>>>> main

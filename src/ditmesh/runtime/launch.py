@@ -30,6 +30,7 @@ PACKAGE = str(Path(__file__).parents[1])
 SECONDS_TO_CLOSE = 5  # between asking the ranks to end and killing them
 FRAMES_SHOWN = 6
 WAY_IN = (__file__, "<frozen runpy>", f"{os.sep}click{os.sep}", f"{os.sep}typer{os.sep}")  # frames that tell nothing
+REFUSED, FAILED = 2, 1  # exit codes: of what a user can cause, as of the command line parser itself, and of all else
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOOPBACK, LOOPBACK_DEVICE = "127.0.0.1", "lo"  # the device as Linux names it
 SECONDS_BETWEEN_LOOKS = 0.01
@@ -186,12 +187,21 @@ def _end_of(rank: int, failure: Failure, first: int | None) -> End:
     return End(BY_ITSELF, when, failure.exitcode, f"rank {rank} failed: {words}" if words else "")
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is what a user can cause: a file that is damaged, an argument that a pipeline does not take."""
+    stack = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, ValueError)
+        and bool(stack)
+        and (PACKAGE in stack[-1].filename or stack[-1].name == "check_inputs")
+    )
+
+
 def describe(error: BaseException) -> str:
     """The error for a reader: what a user can cause in one line, anything else with a short traceback."""
-    told = traceback.TracebackException.from_exception(error)
-    origin = told.stack[-1] if told.stack else None
-    if isinstance(error, ValueError) and origin and (PACKAGE in origin.filename or origin.name == "check_inputs"):
+    if is_refusal(error):
         return " ".join(str(error).split())
+    told = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in told.stack if not any(way in frame.filename for way in WAY_IN)]
     trace = "".join(traceback.StackSummary.from_list(frames[-FRAMES_SHOWN:]).format())
     return f"{''.join(told.format_exception_only()).strip()}\n{trace}".rstrip()
@@ -215,7 +225,7 @@ def die_with_parent() -> None:
 def fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     leave_last_words(describe(error))
     # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.
-    os._exit(1)
+    os._exit(REFUSED if is_refusal(error) else FAILED)
 
 
 def speak_once() -> None:

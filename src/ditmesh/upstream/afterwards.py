@@ -13,7 +13,7 @@ from torch import nn
 
 from ditmesh.upstream.modules import override
 from ditmesh.upstream.offload import OF_GROUPS, offloads_layers
-from ditmesh.upstream.quantized import check_tokens, take_apart
+from ditmesh.upstream.quantized import check_tokens
 from ditmesh.upstream.saving import shares
 
 SEQUENCE, EXTRAS = ("ulysses", "ring"), ("text encoder", "vae")
@@ -28,7 +28,6 @@ INSTEAD = "leave it off, or use ulysses_size or ring_size."
 FUSED = "fuse it first (fuse_lora, then unload_lora_weights), or leave the module out of extra_parallel_modules."
 ADAPTED = "its linears or rows are shared out, and adapters would not be; "
 HELD = "it holds the weights themselves, of which a rank has only a share; "
-SHARED = "they are no plain tensors, which alone FSDP2 gathers; leave shard_weights out."
 GATHERED = "weights are gathered block by block, and it would move them apart; use enable_model_cpu_offload."
 OWN_CACHE = (
     "it decides by what one rank holds, and ranks would part; take it off (transformer.disable_cache()), and pass "
@@ -86,11 +85,6 @@ LORA = Deed(
     of_parts=True,
     note="Weights that adapt a transformer alone are loaded whatever is shared beside it. `add_adapter` of a "
     "transformer with tp is refused at the next call.",
-)
-QUANTIZED = Deed(
-    "quantized weights",
-    before=_on(("shard_weights",), SHARED),
-    note="[Kind by kind](quantization.md); a kind that is not known is refused by its name.",
 )
 GROUPS = Deed(
     "`enable_group_offload`",
@@ -171,7 +165,7 @@ TABLE = (
     ),
     CACHES,
     LAYOUTS,
-    QUANTIZED,
+    Deed("quantized weights", note="[Kind by kind](quantization.md); a kind that is not known is refused by its name."),
     GROUPS,
     CASTING,
     Deed("`enable_model_cpu_offload`"),
@@ -196,8 +190,6 @@ def check_before(model: nn.Module, columns: Collection[str]) -> None:
             check_tokens(model, column)
     if vars(model).get("_parallel_config") is not None:
         _refuse(title, "enable_parallelism", LAYOUTS.before, columns)
-    if "shard_weights" in columns and any(take_apart(x) is not None for x in model.parameters()):
-        _refuse(title, "quantized weights", QUANTIZED.before, columns)
     if offloads_layers(model):
         _refuse(title, "enable_sequential_cpu_offload", LAYERS.before, columns)
     for name in _hooks(model):

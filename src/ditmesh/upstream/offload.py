@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.hooks.hooks import HookRegistry
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
@@ -27,6 +28,7 @@ from ditmesh.upstream.modules import override
 GROUPS = "group_offloading"
 OF_GROUPS = (GROUPS, "layer_execution_tracker", "lazy_prefetch_group_offloading")
 OWN_FOLDER = "ditmesh-rank"  # begins the name of a folder on disk that one rank has for one model
+OF_PIPELINE = "ditmesh-pipeline"  # and of one for all models of a pipeline, those that are not shared among them
 Again = Callable[[], object]  # offloads once more
 
 
@@ -71,25 +73,48 @@ def _wait(group: Any) -> None:
         weight.data = read[key]
 
 
-def own_folder(folder: Any) -> str:
+def own_folder(folder: Any, begins: str = OWN_FOLDER) -> str:
     """A folder for one model of this rank: diffusers reads whatever file it finds, another rank's share as well."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return tempfile.mkdtemp(prefix=f"{OWN_FOLDER}{dist.get_rank() if dist.is_initialized() else 0}-", dir=folder)
+    return tempfile.mkdtemp(prefix=f"{begins}{dist.get_rank() if dist.is_initialized() else 0}-", dir=folder)
 
 
 def part_on_disk(owner: Any, undo: ExitStack) -> None:
-    """Let ranks that offload to the disk have a folder each."""
-    if "enable_group_offload" not in dir(owner):
-        return
-    offload = owner.enable_group_offload
+    """Let ranks that offload to the disk have a folder each, by whatever name they ask for it."""
+    if isinstance(owner, nn.Module):
+        for module in owner.modules():
+            if "_diffusers_hook" not in vars(module):
+                undo.callback(_forget_registry, module)
+            registry = HookRegistry.check_if_exists_or_initialize(module)
+            override(registry, "register_hook", partial(_register, registry.register_hook), undo)
+    elif "enable_group_offload" in dir(owner):
+        override(owner, "enable_group_offload", _apart(owner.enable_group_offload), undo)
 
+
+def _forget_registry(module: nn.Module) -> None:
+    if not vars(module)["_diffusers_hook"].hooks:
+        del module._diffusers_hook
+
+
+def _register(register: Callable[[Any, str], None], hook: Any, name: str) -> None:
+    """Begin to offload a group into this rank's folder; those of one call have one configuration, and one folder."""
+    if name == GROUPS and hook.group.offload_to_disk_path is not None:
+        folder = hook.config.offload_to_disk_path
+        if not Path(folder).name.startswith(OWN_FOLDER):
+            folder = hook.config.offload_to_disk_path = own_folder(folder)
+        hook.group.offload_to_disk_path = folder
+        hook.group.safetensors_file_path = str(Path(folder, Path(hook.group.safetensors_file_path).name))
+    register(hook, name)
+
+
+def _apart(offload: Callable[..., None]) -> Callable[..., None]:
     @wraps(offload)
     def enable_group_offload(*args: Any, **kwargs: Any) -> None:
         given = inspect.signature(offload).bind(*args, **kwargs).arguments
         folder = given.get("offload_to_disk_path")
-        offload(**given | {"offload_to_disk_path": folder and own_folder(folder)})
+        offload(**given | {"offload_to_disk_path": folder and own_folder(folder, OF_PIPELINE)})
 
-    override(owner, "enable_group_offload", enable_group_offload, undo)
+    return enable_group_offload
 
 
 def takes_groups(kind: Any) -> bool:
