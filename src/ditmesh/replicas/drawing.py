@@ -10,15 +10,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ditmesh.job.classes import check_job
+from ditmesh.job.classes import check_job, taken_arguments
 from ditmesh.job.description import Job
-from ditmesh.job.devices import check_devices, dtype_of
+from ditmesh.job.devices import check_devices, device_of, dtype_of
 from ditmesh.job.draw import NO_NUMBERS, call_pipeline, drawn_of, generators
 from ditmesh.job.film import encode_film
 from ditmesh.job.load import choose_adapters, prepare
 from ditmesh.job.picture import encode
 from ditmesh.replicas.messages import Answer, Drawn, Left, NotDrawn, Ready
-from ditmesh.replicas.requests import Preview, Request, Result, Stepped
+from ditmesh.replicas.requests import Judged, Preview, Request, Result, Stepped
 from ditmesh.runtime.gang import Gang, RanksLost, Stopped
 from ditmesh.runtime.mesh import Axis, stops_mesh
 from ditmesh.runtime.world import World
@@ -189,11 +189,26 @@ def set_up(job: Job, world: World, device: torch.device, say: Callable[[Any], No
     Raises:
         ValueError: the devices, the pipeline or its files cannot do what it asks for.
     """
-    check_devices(job, world.ranks_here)
-    job = check_job(job, world)
+    job, judged = judge(job, world)
+    if world.rank == 0:
+        say(judged)
+    if judged.refusal:
+        raise ValueError(judged.refusal)
     pipe, _ = prepare(job, dtype_of(job, device), device)
     pipe.set_progress_bar_config(disable=True)
     return Easel(pipe, job, world.rank == 0, say)
+
+
+def judge(job: Job, world: World) -> tuple[Job, Judged]:
+    """Check a job with diffusers' classes and this machine's devices; the job with its images opened."""
+    try:
+        check_devices(job, world.ranks_here)
+        job = check_job(job, world)
+    except ValueError as error:
+        return job, Judged(" ".join(str(error).split()))
+    device = device_of(world)
+    takes = {name: x if isinstance(x, int | float | str) else None for name, x in taken_arguments(job).items()}
+    return job, Judged("", takes, device.type, str(dtype_of(job, device)))
 
 
 def _evenly(previews: int) -> Callable[[int, int], bool]:

@@ -10,20 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-<<<<<<< HEAD
-import torch
-
-from ditmesh.job import load
-from ditmesh.job.classes import check_job, taken_arguments
-=======
->>>>>>> main
 from ditmesh.job.description import Job
 from ditmesh.replicas.messages import Beat, Broken, Draw, Here, Ready, Stop
-<<<<<<< HEAD
-from ditmesh.replicas.requests import Judged
-from ditmesh.runtime.gang import RanksLost
-=======
->>>>>>> main
 from ditmesh.runtime.launch import describe
 from ditmesh.runtime.world import World
 
@@ -82,19 +70,6 @@ class Rank:
                 self._say(Broken(describe(error)))
                 return
 
-<<<<<<< HEAD
-    def _load(self) -> Easel:
-        job, judged = judge(self._job, self._world)
-        if self._world.rank == 0:
-            self._say(judged)
-        if judged.refusal:
-            raise ValueError(judged.refusal)
-        pipe, _ = load.prepare(job, dtype_of(job, self._device), self._device)
-        pipe.set_progress_bar_config(disable=True)
-        return Easel(pipe, job, self._world.rank == 0, self._say)
-
-=======
->>>>>>> main
     def _beat(self) -> None:
         over = threading.Event()
         while not over.wait(SECONDS_BETWEEN_BEATS):
@@ -106,20 +81,7 @@ class Rank:
             self._send(message)
 
 
-<<<<<<< HEAD
-def judge(job: Job, world: World) -> tuple[Job, Judged]:
-    """Check a job with diffusers' classes and this machine's devices; the job with its images opened."""
-    try:
-        check_devices(job, world.ranks_here)
-        job = check_job(job, world)
-    except ValueError as error:
-        return job, Judged(" ".join(str(error).split()))
-    device = device_of(world)
-    takes = {name: x if isinstance(x, int | float | str) else None for name, x in taken_arguments(job).items()}
-    return job, Judged("", takes, device.type, str(dtype_of(job, device)))
-=======
 def _of_process() -> int:
     """Bytes of the machine's memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     return pages * os.sysconf("SC_PAGE_SIZE")
->>>>>>> main

@@ -53,7 +53,7 @@ def look(batch: Batch) -> int:
     from ditmesh.cli.quiet import quiet_imports
 
     quiet_imports()
-    from ditmesh.replicas.rank import judge
+    from ditmesh.replicas.drawing import judge
 
     _, found = judge(batch.job, World())
     order = order_of(batch, found)
