@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python $(INSTALL) -c constraints.txt
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 NEWEST := build/upstream
 
-.PHONY: demo test quick lint types pytest upstream format docs clean
+.PHONY: demo test test-all quick lint types pytest upstream format docs clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -19,12 +19,16 @@ demo: $(VENV)/.installed
 
 test: lint types pytest
 
-# Two files of tests at a time: most ranks wait for each other half of the time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two files of tests at a time: most ranks wait for each other half of the time. The longest files go first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every test function that takes no more than a moment, on the first and the last of its cases.
 quick: $(VENV)/.installed-dev
-	$(PYTEST) -q --quick
+	$(PYTEST) -q --cases quick
+
+# Every cell of the large matrices, of which `make test` has a sample.
+test-all: lint types $(VENV)/.installed-dev
+	$(PYTEST) --cases all
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -34,7 +38,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.installed-dev
-	$(PYTEST)
+	$(PYTEST) --cases sample $(if $(SEED),--sample-seed $(SEED))
 
 # The seam's own tests on the newest releases of what it leans on: a name that changed there is one red line here.
 upstream: $(NEWEST)/.installed
@@ -69,6 +73,7 @@ $(NEWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(INSTALL) '$(TORCH)'
 	$(NEWEST)/bin/python $(INSTALL) --upgrade diffusers transformers peft accelerate safetensors huggingface_hub
+	$(NEWEST)/bin/python $(INSTALL) --upgrade torchao bitsandbytes optimum-quanto gguf
 	$(NEWEST)/bin/python $(INSTALL) ftfy sentencepiece protobuf imageio imageio-ffmpeg scikit-image typer pydantic pyyaml
 	$(NEWEST)/bin/python $(INSTALL) pytest pytest-timeout hypothesis
 	$(NEWEST)/bin/python $(INSTALL) --no-deps -e .

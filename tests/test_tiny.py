@@ -65,10 +65,7 @@ def test_a_tiny_pipeline_draws_what_its_prompt_and_nothing_else_says(name, root)
     assert picture.std() > 0.05, "one flat colour would hide every error"
     assert ((picture == 0) | (picture == 1)).mean() < 0.25, "a clipped pixel hides an error"
     assert not np.allclose(picture, draw(pipe, **{**call, "prompt": "a yellow triangle"}), atol=VISIBLE)
-    if name in LARGE:
-        return
-    assert np.array_equal(picture, draw(pipe, **call))
-    if "negative_prompt" in call:
+    if name not in LARGE and "negative_prompt" in call:
         assert not np.allclose(picture, draw(pipe, **{**call, "negative_prompt": "a dog"}), atol=VISIBLE)
 
 

@@ -50,7 +50,8 @@ class Subject:
 def subject(name: str, column: str) -> Subject:
     """A pipeline whose text encoder or VAE it is done to, or a transformer alone."""
     if column not in EXTRAS:
-        model, inputs = build("flux", SHAPES["odd"], torch.float32) if name in BARE else adapted()
+        # Adapters take long to be put in; a copy does not.
+        model, inputs = build("flux", SHAPES["odd"], torch.float32) if name in BARE else copy.deepcopy(adapted())
         return Subject(model, model, lambda: made(model, inputs))
     parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     transformer: Any = build("flux", SHAPES["odd"], torch.float32)[0]
@@ -64,6 +65,7 @@ def subject(name: str, column: str) -> Subject:
     return Subject(pipe, encoder, lambda: text_encoders.outputs(encoder, text_encoders.prompts())[0].clone())
 
 
+@cache
 def adapted() -> tuple[Any, dict[str, Any]]:
     """A transformer with two adapters, one of which is used."""
     model, inputs = build("flux", SHAPES["odd"], torch.float32)

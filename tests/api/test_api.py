@@ -50,6 +50,7 @@ def enable_and_disable(name: str, layout: str) -> bool:
     return torch.equal(forward(model, inputs), want)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", ["tp2", "ring2", "ulysses2"])
 @pytest.mark.parametrize("name", CASES)
 def test_disable_takes_everything_back(ranks: Ranks, name: str, layout: str) -> None:

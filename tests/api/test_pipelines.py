@@ -68,6 +68,7 @@ def test_an_image_pipeline_on_two_ranks_equals_one_process(
     check(ranks, tmp_path, name, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flux2", "qwen_image"])
 def test_a_pipeline_on_eight_ranks_equals_one_process(ranks: Ranks, tmp_path: Path, name: str) -> None:
     check(ranks, tmp_path, name, EIGHT)

@@ -80,6 +80,7 @@ def test_two_ranks_equal_one_process(ranks: Ranks, tmp_path: Path, name: str, la
     check(ranks, tmp_path, name, layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ltx2", "wan"])
 def test_eight_ranks_in_three_axes_equal_one_process(ranks: Ranks, tmp_path: Path, name: str) -> None:
     check(ranks, tmp_path, name, "ring2.ulysses2.tp2")

@@ -42,6 +42,7 @@ def test_every_sheet_equals_the_written_algorithm(name: str) -> None:
     check(name, torch.float32 if float32_inside(name) else torch.float64)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("settings", [
     {"last": 1}, {"first": 2, "last": 1}, {"order": 1}, {"order": 1, "mode": "hidden_states"},
     {"last": 1, "order": 1, "mode": "hidden_states"},

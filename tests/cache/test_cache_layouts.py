@@ -34,6 +34,7 @@ def check(ranks: Ranks, name: str, layout: str, shape: str, **settings: Any) -> 
             assert relative_error(x, y) <= TOLERANCE[dtype]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, names in SHEETS.items() for name in names])
 def test_a_layout_equals_the_written_algorithm(ranks: Ranks, layout: str, name: str) -> None:
     check(ranks, name, layout, "odd")

@@ -54,7 +54,7 @@ def launched(monkeypatch) -> Callable[..., None]:
 
     def look(rank: int, size: int) -> None:
         ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-        for name, value in (ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}).items():
+        for name, value in (ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1, "TORCHELASTIC_RUN_ID": "x"}).items():
             monkeypatch.setenv(name, str(value))
 
     return look

@@ -84,19 +84,16 @@ def test_the_page_leads_to_a_check_that_passes(bricks: Path) -> None:
 def test_a_wrong_sheet_fails(bricks: Path) -> None:
     right = (bricks / "bricks" / "sheet.py").read_text()
     for name, wrong in {
-        "blind": right.replace(', ("image",))', ")"),
-        "typo": right.replace("blocks.*.up", "blocks.*.upp"),
+        "blind": right.replace(', ("image",))', ")").replace("blocks.*.up", "blocks.*.upp"),
         "style": right.replace('up": "colwise"', 'up": "columnwise"'),
     }.items():
         assert wrong != right
         (bricks / "bricks" / f"{name}.py").write_text(wrong)
     check = ("-m", "ditmesh", "check-model")
-    done = run(bricks, *check, "bricks.blind:SPEC", "bricks.tiny:build", "--layouts", "ulysses2")
+    done = run(bricks, *check, "bricks.blind:SPEC", "bricks.tiny:build", "--layouts", "ulysses2,tp2")
     assert done.returncode == 1
-    assert "WRONG" in done.stdout
-    done = run(bricks, *check, "bricks.typo:SPEC", "bricks.tiny:build", "--layouts", "tp2")
-    assert done.returncode == 1
-    assert "refused: BrickTransformer2DModel has no module named 'blocks.*.upp'" in done.stdout
+    assert re.search(r"^ulysses2 .* WRONG$", done.stdout, re.MULTILINE)
+    assert re.search(r"^tp2 .* refused: Brick\S+ has no module named 'blocks.*.upp'", done.stdout, re.MULTILINE)
     done = run(bricks, *check, "bricks.style:SPEC", "bricks.tiny:build")
     assert done.returncode == 2
     assert "tp_plan['blocks.*.up'] is 'columnwise'; use colwise" in done.stderr

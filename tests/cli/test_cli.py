@@ -7,12 +7,14 @@ import sys
 import time
 
 import pytest
+import typer
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.examples import ABSENT, EXAMPLES, find_example, for_pipeline
 from ditmesh.cli.generate.job import call_arguments, describe_job
 from ditmesh.cli.generate.layout import choose_layout
 from ditmesh.cli.generate.options import Options
+from ditmesh.cli.ranks import failures
 from ditmesh.runtime.world import World
 
 
@@ -133,6 +135,27 @@ def test_what_is_not_there_is_named(refused, arguments, words):
     assert [word for word in words if word not in line] == []
 
 
+def test_what_is_nested_too_deep_to_be_read_is_one_line(refused, tmp_path, weightless):
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 3000)
+    (line,) = refused("flux", "--model-path", weightless, "--config", "deep.yaml")
+    assert line.startswith("Error: --config deep.yaml: deep.yaml is no YAML: maximum recursion depth")
+    (line,) = refused("flux", "--model-path", weightless, "--extra-input-kwargs", "{'sigmas': 1" + "+1" * 9000)
+    assert "is no Python dict" in line
+    index = tmp_path / "weightless" / "model_index.json"
+    for text, why in (("[" * 9000, "is no JSON"), ("[1]", "holds no names and values")):
+        index.write_text(text)
+        assert why in refused("flux", "--model-path", weightless)[0]
+
+
+def test_a_file_that_cannot_be_had_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(typer.Exit), failures(World()):
+        (tmp_path / "file" / "a.png").write_text("")
+    assert capsys.readouterr().err.startswith(f"Error: cannot use {tmp_path}/file/a.png: Not a directory; see that")
+    with pytest.raises(ValueError, match="cannot use"), failures(World(size=2)):  # the launcher tells
+        (tmp_path / "file" / "a.png").write_text("")
+
+
 def test_a_model_that_nobody_can_fetch_is_one_line(refused, monkeypatch):
     from huggingface_hub import constants
 
@@ -155,10 +178,21 @@ def test_a_flag_that_does_not_exist_is_unknown(refused):
     assert "No such option: --quantise" in refused("flux", "--quantise")[-1]
 
 
-def test_only_the_first_rank_speaks(refused, weightless, launched):
-    for rank, lines in ((0, 1), (1, 0)):
-        launched(rank, 3)
+def test_one_rank_of_a_machine_speaks(refused, weightless, launched, monkeypatch):
+    for rank, local_rank, lines in ((0, 0, 1), (1, 1, 0), (2, 0, 1)):
+        launched(rank, 4)
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
         assert len(refused("flux", "--model-path", weightless, "--parallel", "tp2")) == lines
+
+
+def test_whoever_has_a_stray_rank_speaks(refused, weightless, launched, monkeypatch):
+    launched(1, 2)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    for model in (weightless, "/nowhere"):
+        (line,) = refused("flux", "--model-path", model, "--parallel", "tp3")
+        assert line.startswith("Error: ")
+        assert line.endswith("(This is rank 1 of 2, as RANK says; unset RANK if nothing launched it as one.)")
 
 
 def test_a_kernel_that_the_layout_cannot_use_is_refused_by_the_ranks(refused, weightless, launched):

@@ -83,7 +83,7 @@ def test_a_missing_package_is_named_with_what_installs_it(refused, weightless, m
 @pytest.mark.slow
 @pytest.mark.parametrize(("layout", "more"), [("tp2", []), ("ulysses2", ["--shard-weights"])])
 def test_the_demo_says_how_far_from_one_process_and_from_plain_weights(tmp_path, layout, more):
-    flags = ["demo", "--parallel", layout, "--quantize", "int8", "--verify", *more]
+    flags = ["demo", "--steps", "4", "--warmup", "0", "--parallel", layout, "--quantize", "int8", "--verify", *more]
     done = subprocess.run(
         [sys.executable, "-m", "ditmesh", "generate", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )

@@ -110,6 +110,13 @@ def test_every_package_imported_is_declared_and_every_declared_one_is_pinned():
     undeclared = {top for top in used - STANDARD - {"ditmesh"} if not {home.lower() for home in homes[top]} & known}
     assert undeclared == set()
     assert declared | development <= pinned
+    # Nobody but who asks for it needs an extra: its imports wait, but for those of the plot.
+    at_once = {found.target.split(".")[0] for file in SOURCES for found in imports(file, SOURCES[file])
+               if found.when_imported and file != "cli/bench/frontier.py"}  # fmt: skip
+    needed = {name.match(line).group().lower() for line in project["dependencies"]}
+    assert {
+        top for top in at_once - STANDARD - {"ditmesh"} if not {home.lower() for home in homes[top]} & needed
+    } == set()
 
 
 def test_the_demo_model_is_small_enough_to_ship():

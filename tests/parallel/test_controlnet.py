@@ -53,11 +53,13 @@ def test_every_sheet_of_a_controlnet_has_a_case() -> None:
         assert CONTROLNETS[type(pair.controlnet).__name__].controls == type(pair.transformer).__name__
 
 
-@pytest.mark.parametrize(("layout", "shape", "dtype"), EVERY + WITH_MASKS)
-@pytest.mark.parametrize("name", [name for name in MAKERS if ":" not in name])
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("name", "layout", "shape", "dtype"),
+    [(name, *how) for name in MAKERS if ":" not in name for how in EVERY + (WITH_MASKS if name in MASKED else [])],
+)
 def test_both_equal_one_process(ranks: Ranks, name: str, layout: str, shape: str, dtype: torch.dtype) -> None:
-    if shape != "masked" or name in MASKED:
-        check(ranks, name, layout, shape, dtype, named=True)
+    check(ranks, name, layout, shape, dtype, named=True)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def refusal(name: str) -> str:
     return str(refused.value)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("name", "shape"), SPREAD)
 def test_both_branches_in_one_batch(ranks: Ranks, name: str, shape: str) -> None:
     with torch.no_grad():

@@ -52,6 +52,7 @@ def check(ranks: Ranks, name: str, layout: str, settings: list[tuple[int, int]])
             assert waits == warmup + AT_LEAST
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", ["pp2", "pp3", "pp4"])
 @pytest.mark.parametrize("name", MODELS)
 def test_overlapping_steps_equal_the_oracle(ranks: Ranks, name: str, layout: str) -> None:

@@ -102,6 +102,7 @@ def test_disable_gives_every_rank_its_weights_back(ranks: Ranks, name: str, layo
 WHOLE = ("nucleus_moe_image", "wan_animate", "anyflow_far", "wan_animate2")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_after_the_same_step_is_exact_in_patches(ranks: Ranks, name: str) -> None:
     """What is remembered is then what is computed: whatever is out of place, or missing, shows."""
@@ -155,10 +156,11 @@ def test_the_oracle_is_lossy_and_exact_when_nothing_is_cut(name: str) -> None:
     assert min(errors[1:]) > 1e-6
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", ["pp2", "pp3", "pp4"])
 @pytest.mark.parametrize("name", ORACLES)
 def test_patches_equal_the_oracle(ranks: Ranks, name: str, layout: str) -> None:
-    check(ranks, name, layout, EVERY if name == "flux" else [(2, 1), (5, 2), (4, STEPS), (1, 1)])
+    check(ranks, name, layout, EVERY if (name, layout) == ("flux", "pp3") else [(2, 1), (5, 2), (4, STEPS), (1, 1)])
 
 
 @pytest.mark.parametrize("name", ["flux", "wan"])

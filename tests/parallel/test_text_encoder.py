@@ -44,6 +44,7 @@ def assert_equal(got: list[Tensor], want: list[Tensor]) -> None:
         assert relative_error(mine, whole) <= TOLERANCE[whole.dtype]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("name", ENCODERS)

@@ -39,6 +39,7 @@ def check(ranks: Ranks, name, world, dtype, sizes, switch=""):
     return wanted
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_equal_one_process(ranks, name, world):

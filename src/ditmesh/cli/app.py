@@ -10,6 +10,9 @@ from ditmesh.cli.check_model.verb import check_model
 from ditmesh.cli.flags import Sections
 from ditmesh.cli.generate.verb import generate
 from ditmesh.cli.models.verb import models
+from ditmesh.cli.plan.verb import plan
+from ditmesh.cli.selftest.verb import selftest
+from ditmesh.cli.serve.verb import serve
 from ditmesh.cli.t2i.verb import t2i
 
 app = typer.Typer(
@@ -20,9 +23,12 @@ app = typer.Typer(
 )
 app.command(cls=Sections, no_args_is_help=True)(generate)
 app.command(cls=Sections, no_args_is_help=True)(t2i)
+app.command(cls=Sections, no_args_is_help=True)(serve)
 app.command(cls=Sections, no_args_is_help=True)(bench)
+app.command(cls=Sections, no_args_is_help=True)(plan)
 app.command()(models)
 app.command(no_args_is_help=True)(check_model)
+app.command()(selftest)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,15 +15,22 @@ from ditmesh.runtime.world import World, check_launched
 if TYPE_CHECKING:
     from ditmesh.job.description import Job
 
+STRAY = "This is rank {} of {}, as RANK says; unset RANK if nothing launched it as one."
+
 
 @contextmanager
 def refusals(world: World) -> Iterator[None]:
-    """Turn a refusal into one line on stderr, of rank 0 alone, and the exit of every rank."""
+    """Turn a refusal into one line on stderr, of one rank of a machine, and the exit of every rank.
+
+    Nobody may stand behind a RANK that no torchrun set, so that whoever has it tells.
+    """
     try:
         yield
     except ValueError as error:
-        if world.rank == 0:
-            print(f"Error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        if world.local_rank == 0 or not under_torchrun:
+            alone = "" if world.rank == 0 or under_torchrun else f" ({STRAY.format(world.rank, world.size)})"
+            print(f"Error: {shown(' '.join(str(error).split()))}{alone}", file=sys.stderr)
         raise typer.Exit(REFUSED) from error
 
 
@@ -31,12 +38,25 @@ def refusals(world: World) -> Iterator[None]:
 def failures(world: World) -> Iterator[None]:
     """Of one process, tell in one line what a user can cause; of many ranks, their launcher tells."""
     try:
-        yield
+        with file_errors():
+            yield
     except ValueError as error:
         if world.size > 1:
             raise
         print(f"Error: {shown(describe(error), lines=True)}", file=sys.stderr)
         raise typer.Exit(REFUSED if is_refusal(error) else FAILED) from error
+
+
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """A file or folder that cannot be had is what a user can cause: a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str):
+            raise
+        why = f"cannot use {error.filename}: {error.strerror}"
+        raise ValueError(f"{why}; see that it is there, and has room and rights for this user.") from error
 
 
 def read_world() -> World:

@@ -91,7 +91,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         sections: object = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, Mapping):
         raise ValueError(f"{path} holds no sections; it needs one of {', '.join(SECTIONS)}.")

@@ -137,6 +137,22 @@ class ParallelismConfig(Degrees):
         return cls(**sizes)
 
     @classmethod
+    def auto(cls, model: str, hardware: str, **call: Any) -> "ParallelismConfig":
+        """The layout that is predicted to draw one picture soonest on a machine, exactly.
+
+        Args:
+            model: a folder or hub id; no weights are read.
+            hardware: how many of what, as in "8xL20"; "2xthis" is what `ditmesh selftest` measured.
+            call: arguments of the pipeline's call, such as ``height`` and ``num_inference_steps``.
+
+        Raises:
+            ValueError: the machine or the model is unknown, or no layout fits.
+        """
+        from ditmesh.planner.auto import layout_for
+
+        return layout_for(model, hardware, call)
+
+    @classmethod
     def _from_word(cls, word: str, world: int) -> "ParallelismConfig":
         axes = list(WORDS[word])
         if len(axes) == 1:

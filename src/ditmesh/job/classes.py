@@ -83,7 +83,7 @@ def check_call(job: Job) -> None:
 def check_classes(job: Job) -> None:
     """Refuse what the classes of the pipeline, its VAE and its transformers have no way to do."""
     title, tuning = job.example.pipeline, job.tuning
-    if job.lora and "load_lora_weights" not in dir(diffusers_class(title)):
+    if (job.lora or job.adapters) and "load_lora_weights" not in dir(diffusers_class(title)):
         raise ValueError(f"{job.flags.lora}: a {title} cannot load LoRA weights; leave it out.")
     for part in job.parts:
         diffusers_class(part.class_name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ditmesh.config import ParallelismConfig
@@ -66,6 +67,7 @@ class Job:
         inputs: the images that go in; ``call`` gets them when they are opened.
         parts: components that are loaded from elsewhere.
         kernel: the attention kernel, as diffusers names it.
+        adapters: files of LoRA weights by name, loaded beside the model's and off until a request names them.
         allow_pickle: whether weights may be read from pickles.
         dtype: of the weights; None for the example's on a GPU, float32 on a CPU.
         device: cuda or cpu; None for whichever there is. ``noise_device`` is where noise is drawn.
@@ -81,6 +83,7 @@ class Job:
     inputs: Inputs = Inputs()
     parts: tuple[Part, ...] = ()
     lora: LoraWeights | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict[str, Path])
     quantized: Quantization | None = None
     allow_pickle: bool = False
     cache: Cached | None = None

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 INDEX, VAE = "model_index.json", "vae/config.json"
@@ -94,9 +94,12 @@ def read_json(model: str, name: str, flag: str = "--model-path", what: str = "pi
         model, name, flag, f"so it is no complete diffusers {what}; use the folder that save_pretrained wrote"
     )
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        read: object = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); save or download the pipeline again.") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{path} holds no names and values; save or download the pipeline again.")
+    return cast("dict[str, Any]", read)
 
 
 def find_file(model: str, name: str, flag: str, otherwise: str) -> Path:

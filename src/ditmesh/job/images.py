@@ -100,13 +100,33 @@ def _resized(image: "Image.Image", inputs: Inputs) -> "Image.Image":
 
 
 def _open(path: str, mode: str, fetched: Mapping[str, bytes]) -> "Image.Image":
+    return open_image(path, BytesIO(fetched[path]) if path in fetched else Path(path).expanduser(), mode)
+
+
+def open_image(
+    path: str,
+    file: BytesIO | Path,
+    mode: str,
+    formats: Sequence[str] | None = None,
+    most_pixels: int | None = None,
+) -> "Image.Image":
+    """An image, turned upright, in the channels that the pipeline expects.
+
+    Args:
+        path: how errors call it.
+        formats: those that may be read, as Pillow names them; None for all.
+
+    Raises:
+        ValueError: it cannot be read, or is too large.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        file = BytesIO(fetched[path]) if path in fetched else Path(path).expanduser()
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=formats) as image:
+                if most_pixels is not None and image.width * image.height > most_pixels:
+                    raise ValueError(f"the image {path} has {image.width}x{image.height} pixels; make it smaller.")
                 return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no image that Pillow can read; use PNG or JPEG.") from error

@@ -1,6 +1,6 @@
 """From files to a pipeline that is ready to run on this rank."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ def load(job: Job, dtype: torch.dtype) -> Any:
     pipe = load_pipeline(kind, str(path(job.model)), job.allow_pickle, allow, dtype=dtype, **parts)
     if job.lora:
         load_lora(pipe, job)
+    if job.adapters:
+        load_adapters(pipe, job)
     if job.quantized:
         for name in job.quantized.components:
             quantize_linears(pipe.components[name], job.quantized.kind)
@@ -87,16 +89,43 @@ def path(source: str) -> Path | str:
 
 def load_lora(pipe: Any, job: Job) -> None:
     assert job.lora is not None
-    other = f"{job.lora.file} holds no weights for this {job.example.pipeline}; it was made for another model"
-    try:
-        pipe.load_lora_weights(str(job.lora.file.parent), weight_name=job.lora.file.name)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{other}: {' '.join(str(error).split())[:SHOWN]} ...") from error
-    if not pipe.get_list_adapters():
-        raise ValueError(f"{other}.")
+    load_adapter(pipe, job, job.lora.file)
     if job.lora.fuse:
         pipe.fuse_lora()
         pipe.unload_lora_weights()
+
+
+def load_adapters(pipe: Any, job: Job) -> None:
+    """Load those that requests may name, and leave on what was on."""
+    own = list(pipe.get_active_adapters()) if job.lora and not job.lora.fuse else []
+    for name, file in job.adapters.items():
+        load_adapter(pipe, job, file, adapter_name=name)
+    choose_adapters(pipe, own, [])
+
+
+def choose_adapters(pipe: Any, own: Sequence[str], chosen: Sequence[tuple[str, float]]) -> None:
+    """Have the pipeline's own adapters on, those chosen with their scales, and no other."""
+    if not own and not chosen:
+        pipe.disable_lora()
+        return
+    pipe.enable_lora()
+    pipe.set_adapters([*own, *(name for name, _ in chosen)], [*[1.0] * len(own), *(scale for _, scale in chosen)])
+
+
+def load_adapter(pipe: Any, job: Job, file: Path, **name: str) -> None:
+    """Load a file of LoRA weights, beside what is loaded.
+
+    Raises:
+        ValueError: it is of another model.
+    """
+    other = f"{file} holds no weights for this {job.example.pipeline}; it was made for another model"
+    before = pipe.get_list_adapters()
+    try:
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, **name)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{other}: {' '.join(str(error).split())[:SHOWN]} ...") from error
+    if pipe.get_list_adapters() == before:
+        raise ValueError(f"{other}.")
 
 
 def share_out(pipe: Any, job: Job) -> list[str]:

@@ -40,8 +40,11 @@ def without_query(image: str) -> str:
     return image.partition("?")[0] if image.startswith(WEB) else image
 
 
-def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, object]) -> bytes:
-    """[height, width, 3 or 4] in [0, 1] as a PNG, JPEG or WebP file, with the facts as its metadata."""
+def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, object], quality: int | None = None) -> bytes:
+    """[height, width, 3 or 4] in [0, 1] as a PNG, JPEG or WebP file, with the facts as its metadata.
+
+    The quality is of a JPEG or WebP file, up to 100.
+    """
     image = Image.fromarray(to_bytes(pixels))
     file = io.BytesIO()
     if suffix == ".png":
@@ -52,10 +55,10 @@ def encode(pixels: np.ndarray, suffix: str, facts: Mapping[str, object]) -> byte
     elif suffix == ".webp":
         exif = Image.Exif()
         exif[DESCRIPTION] = as_json(facts)
-        image.save(file, "WEBP", exif=exif)
+        image.save(file, "WEBP", exif=exif, **given(quality=quality))
     else:
         comment = as_json(facts).encode()[:JPEG_COMMENT]
-        image.convert("RGB").save(file, "JPEG", quality=95, comment=comment)
+        image.convert("RGB").save(file, "JPEG", quality=quality or 95, comment=comment)
     return file.getvalue()
 
 

@@ -29,6 +29,10 @@ LOOKS = 0.1  # seconds between two looks for a failure elsewhere
 _gathered: Counter[tuple[int, ...]] = Counter()  # times that ranks gathered: the job's store remembers them
 
 
+class Stopped(Exception):
+    """All ranks leave their request together, between two of its steps, because they agreed to."""
+
+
 class RanksLost(RuntimeError):
     """A rank did not come, so that no request can be drawn any more."""
 
@@ -70,7 +74,7 @@ class Gang:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """A request ends: well on all ranks, or with an error on all.
+        """A request ends: well on all ranks, stopped on all, or with an error on all.
 
         Raises:
             ValueError: another rank refused the request.
@@ -78,10 +82,10 @@ class Gang:
             RuntimeError: another rank failed.
         """
         with self._watching:
-            if error is None:
+            if error is None or isinstance(error, Stopped):
                 try:
                     self.exchange(b"\0")  # nobody returns a picture that another one did not finish
-                    return
+                    return  # well, or stopped
                 except (RuntimeError, KeyboardInterrupt) as late:
                     error = late
         store, caused_here = self._place(world_store()), not _comes_from_another_rank(error)

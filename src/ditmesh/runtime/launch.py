@@ -63,6 +63,16 @@ def launch(
     Raises:
         ValueError: the machines did not meet, or differ in their `job`.
     """
+    end = launch_silently(module, arguments, nproc, nodes, job)
+    if end.words:
+        print(shown(end.words, lines=True), file=sys.stderr)
+    return end.code
+
+
+def launch_silently(
+    module: str, arguments: Sequence[str], nproc: int, nodes: Nodes | None = None, job: Mapping[str, str] = NOTHING
+) -> End:
+    """As ``launch``, but the first failure is returned and nothing is said of it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // nproc)))
     if Path(PACKAGE).parent != Path.cwd():
         os.environ["PYTHONSAFEPATH"] = "1"  # a random.py in the current folder is not the ranks'
@@ -74,11 +84,7 @@ def launch(
         alone = hold_store() if nodes is None else None
         options = agent_arguments(nproc, folder, nodes or Nodes(1, 0, LOOPBACK, alone.port if alone else 0))
         end = run_ranks([*options, "ditmesh.runtime.launch", module, *arguments], nproc, nodes)
-        if machines is not None:
-            end = machines.agree(end)
-    if end.words:
-        print(shown(end.words, lines=True), file=sys.stderr)
-    return end.code
+        return end if machines is None else machines.agree(end)
 
 
 def run_ranks(arguments: Sequence[str], nproc: int, nodes: Nodes | None) -> End:

@@ -160,6 +160,11 @@ def replica_mesh(mesh: Mesh) -> Axis:
     return mesh.along(*sharing("picture"))
 
 
+def stops_mesh(mesh: Mesh) -> Axis:
+    """The ranks of a replica, for what they agree on beside all they compute."""
+    return mesh.along(*sharing("picture"), purpose="stops")
+
+
 def forward_mesh(mesh: Mesh) -> Axis:
     """The ranks that share one forward of the transformer, as one axis."""
     return mesh.along(*sharing("forward"))

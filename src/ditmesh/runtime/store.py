@@ -1,14 +1,16 @@
 """The store of a job, through which its ranks speak before they are a process group, and beside one."""
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnknownVariableType]
 
+from ditmesh.runtime.launch import LOOPBACK
 from ditmesh.runtime.world import World
-from ditmesh.upstream.process_groups import HashStore, PrefixStore
+from ditmesh.upstream.process_groups import HashStore, PrefixStore, TCPStore
 
 PREFIX = "ditmesh/work"
 FOREVER = timedelta(days=30)  # a rank may wait that long for another: torchrun ends it if that one dies
@@ -25,6 +27,13 @@ def job_store(environment: Mapping[str, str] = os.environ) -> Any:
     store, _, _ = next(rendezvous("env://"))
     store.set_timeout(FOREVER)
     return PrefixStore(PREFIX, store)
+
+
+def serve_store(handle: int, host: str = LOOPBACK) -> Any:
+    """Hold the store of a job here, on a socket that listens at an address of this machine, as long as it is kept."""
+    with socket.socket(fileno=os.dup(handle)) as listener:
+        port = listener.getsockname()[1]
+    return TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=handle)
 
 
 def from_first(keys: Sequence[str], make: Callable[[str], bytes], world: World) -> dict[str, bytes]:

@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from ditmesh.runtime.collectives import start_all_gather
 from ditmesh.runtime.mesh import Axis
 from ditmesh.runtime.shards import Shard
+from ditmesh.upstream.hollow import Hollow
+from ditmesh.upstream.hollow_weights import HollowWeights
 from ditmesh.upstream.saving import keep_share
 from ditmesh.upstream.unread import drop, read
 
@@ -140,6 +142,15 @@ class SharedWeights:
             x.data = place.shard.restore(share.detach().to_local())
             x.requires_grad = share.requires_grad
             place.module._parameters[place.name] = x
+
+
+Shared = SharedWeights | HollowWeights
+
+
+def share(places: list[Place], undo: ExitStack) -> Shared:
+    """Leave each rank a share of some weights of a module; ``undo`` takes what makes them whole, on all ranks."""
+    is_hollow = any(isinstance(place.module.get_parameter(place.name), Hollow) for place in places)
+    return HollowWeights(places, undo) if is_hollow else SharedWeights(places, undo)
 
 
 def _held(place: Place) -> Any:

@@ -68,6 +68,27 @@ KERNELS: dict[str, Kernel] = {
     "_native_math": math,
 }
 CUDA_ONLY = ("_native_efficient", "_native_cudnn")
+CUDA_HALF = ("_native_flash", "_native_cudnn")  # which there take 16-bit floats alone
+
+
+def kernels_of(device_type: str) -> dict[str, str]:
+    """The kernels that a kind of device may have, each with the name of a dtype that it takes."""
+    if device_type == "cpu":
+        return {name: "float32" for name in KERNELS if name not in CUDA_ONLY}
+    return {name: "bfloat16" if name in CUDA_HALF else "float32" for name in KERNELS}
+
+
+def is_there(name: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has a kernel: older GPUs, and those of other makers, do not have each of torch's."""
+    asked = {
+        "_native_flash": torch.backends.cuda.can_use_flash_attention,
+        "_native_efficient": torch.backends.cuda.can_use_efficient_attention,
+        "_native_cudnn": torch.backends.cuda.can_use_cudnn_attention,
+    }
+    if name not in asked or device.type == "cpu":
+        return True
+    q = torch.zeros(1, 4, 16, 16, dtype=dtype, device=device)
+    return asked[name](torch.backends.cuda.SDPAParams(q, q, q, None, 0.0, False, False))
 
 
 def _aligned(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:

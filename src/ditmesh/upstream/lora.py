@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.loaders.peft import PeftAdapterMixin
-from peft import LoraConfig
+from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -207,9 +207,13 @@ def check_adapter(name: str, layer: Any) -> None:
 
 def is_dora(adapter: Any) -> bool:
     """Whether weights, or a config, are of an adapter that is worked out of the weights that it adapts."""
-    if isinstance(adapter, LoraConfig):
-        return adapter.use_dora
-    return isinstance(adapter, Mapping) and any("magnitude" in key or "dora_scale" in key for key in adapter)
+    if isinstance(adapter, Mapping):
+        return any("magnitude" in key or "dora_scale" in key for key in adapter)
+    if not is_peft_available():
+        return False
+    from peft import LoraConfig  # an extra: only who loads adapters has it
+
+    return isinstance(adapter, LoraConfig) and adapter.use_dora
 
 
 class Adapters:

@@ -89,7 +89,7 @@ def check_plain(title: str, module: nn.Module, axis: str, instead: str) -> None:
         ValueError: quantized weights, whatever made them: by a class of their own, or as whole numbers.
     """
     for name, weight in module.named_parameters(recurse=False):
-        is_plain = type(weight) in (nn.Parameter, Unread)
+        is_plain = type(weight) is nn.Parameter or isinstance(weight, Unread)
         if not (is_plain and weight.is_floating_point()):
             kind = str(weight.dtype) if is_plain else type(weight).__name__
             raise ValueError(

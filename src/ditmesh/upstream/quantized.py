@@ -30,7 +30,7 @@ def take_apart(weight: Tensor) -> Apart | None:
         ValueError: it is of a kind that is not known here, or not quantized yet.
     """
     kind = type(weight)
-    if kind in (Tensor, nn.Parameter, Unread):
+    if kind in (Tensor, nn.Parameter) or issubclass(kind, Unread):
         return None
     reader = READERS.get((kind.__module__.partition(".")[0], kind.__name__))
     if reader is None:

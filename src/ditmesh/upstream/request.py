@@ -21,7 +21,7 @@ from torch import nn
 
 from ditmesh.runtime.agreement import ADVICE_IF_FOUND, Agreement
 from ditmesh.runtime.collectives import never_compiled
-from ditmesh.runtime.gang import ENDED_EARLY, Gang
+from ditmesh.runtime.gang import ENDED_EARLY, Gang, Stopped
 from ditmesh.upstream.modules import argument_names, bind, override
 from ditmesh.upstream.trees import tree_leaves
 
@@ -38,6 +38,7 @@ class Requests:
         at_end: finishes what is under way, while the ranks are together.
         at_failure: drops what is under way, without sending anything.
         pipe: the pipeline whose request is under way; without one, the enabled pipeline.
+        gang: the ranks that draw it together; None if it is drawn by one.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Requests:
         self.pipe = self._enabled = pipe
         self._transformers = {id(model) for model in transformers}
         self._shared = self._transformers | {id(model) for model in extras}
-        self._gang, self._agreement = gang, None if gang is None else Agreement(gang)
+        self.gang, self._agreement = gang, None if gang is None else Agreement(gang)
         self._is_called = False
         self._place: tuple[Any, Any] = None, None  # what is called, and the times of its denoising loop
         self._found: Any = None  # a pipeline whose first call is under way, which is not wrapped
@@ -72,9 +73,7 @@ class Requests:
 
     def now(self) -> Hashable:
         """Something that changes between the steps of the pipeline, and not within one."""
-        scheduler = getattr(self.pipe, "scheduler", None)
-        # A scheduler that does not count its steps belongs to a pipeline that calls the transformer once in each.
-        return getattr(scheduler, "step_index", object())
+        return clock(self.pipe)
 
     def notice(self, names: list[str], args: Any, kwargs: Any) -> None:
         """A transformer is called: begin, if it is in another request or another denoising loop than before."""
@@ -105,6 +104,10 @@ class Requests:
                     result = stock(pipe, *args, **kwargs)
                     _tell(self.at_end)
                     is_done = True
+                except Stopped:
+                    _tell(self.at_end)  # all ranks are between the same two steps
+                    is_done = True
+                    raise
                 finally:
                     if not is_done:  # nothing that is under way may keep a group alive
                         _tell(self.at_failure)
@@ -114,10 +117,10 @@ class Requests:
 
     @contextmanager
     def _together(self, stock: Callable[..., Any], pipe: Any, args: Any, kwargs: Any) -> Iterator[None]:
-        if self._gang is None or self._agreement is None:
+        if self.gang is None or self._agreement is None:
             yield
             return
-        with self._gang:
+        with self.gang:
             given = inspect.signature(stock).bind(pipe, *args, **kwargs)
             given.apply_defaults()
             self._agreement.begin(_named(pipe, given.arguments))
@@ -150,9 +153,9 @@ class Requests:
         self._watch(pipe)
         self.pipe = self._found = pipe
         self._of_found.callback(self._lose)
-        if self._gang is not None and END in frame.f_code.co_names:
-            self._gang.begin(_runs(frame))
-            self._of_found.push(self._gang)
+        if self.gang is not None and END in frame.f_code.co_names:
+            self.gang.begin(_runs(frame))
+            self._of_found.push(self.gang)
         if isinstance(pipe, DiffusionPipeline):
             free_hooks = pipe.maybe_free_model_hooks
 
@@ -187,6 +190,17 @@ class Requests:
         for pipe in self._watched:
             pipe.__class__ = type(pipe).__base__
             vars(pipe).pop(REQUESTS, None)
+
+
+def requests_of(pipe: Any) -> Requests | None:
+    """Those of an enabled pipeline; None of any other."""
+    return vars(pipe).get(REQUESTS)
+
+
+def clock(pipe: Any) -> Hashable:
+    """Something that changes between the steps of a pipeline, and not within one."""
+    # A scheduler that does not count its steps belongs to a pipeline that calls the transformer once in each.
+    return getattr(getattr(pipe, "scheduler", None), "step_index", object())
 
 
 @cache

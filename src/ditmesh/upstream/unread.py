@@ -133,7 +133,14 @@ def weights_of(x: Any) -> set[Weight]:
 
 def _parts(x: Any) -> list[Tensor]:
     """The tensors inside one of a class of its own, as quantizers make them."""
-    return [getattr(x, name) for name in x.__tensor_flatten__()[0]] if is_traceable_wrapper_subclass(x) else []
+    names = x.__tensor_flatten__()[0] if is_traceable_wrapper_subclass(x) else []
+    return [part for part in (getattr(x, name) for name in names) if isinstance(part, Tensor)]
+
+
+def nbytes(x: Tensor) -> int:
+    """The bytes of a weight, or of the parts of a quantized one."""
+    parts = _parts(x)
+    return sum(map(nbytes, parts)) if parts else x.numel() * x.element_size()
 
 
 def _step(step: Step, form: Any, device: Any) -> Any:

@@ -33,6 +33,17 @@ def describe_job(options: Options, world: World) -> Job:
     Raises:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
+    job = describe_model(options, world)
+    example = job.example
+    check_numbers(given(warmup_seed=options.warmup_seed))
+    refuse_idle_flags(options, job)
+    check_writable(options.save_path or Path(f"{example.name}{example.suffixes[0]}"), example)
+    images, mask = options.image_path or [], options.mask_image_path
+    return replace(job, inputs=find_inputs(example, images, mask, options.input_height, options.input_width))
+
+
+def describe_model(options: Options, world: World) -> Job:
+    """The same, but for what one result is drawn from and saved as."""
     named = find_example(options.example)
     file = read_file(options.config_path, world.size if world.launched else options.nproc or 1)
     layout, kernel = with_file(options, file, world)
@@ -57,16 +68,10 @@ def describe_job(options: Options, world: World) -> Job:
         noise_device=options.generator_device,
     )
     check_facts(job)
-    check_numbers(given(warmup_seed=options.warmup_seed))
-    refuse_idle_flags(options, job)
-    check_writable(options.save_path or Path(f"{example.name}{example.suffixes[0]}"), example)
     controlnet = find_controlnet(options.controlnet_path, example, facts)
     steps, fuse = options.steps, not options.disable_fuse_lora
     return replace(
         job,
-        inputs=find_inputs(
-            example, options.image_path or [], options.mask_image_path, options.input_height, options.input_width
-        ),
         parts=tuple(part for part in (transformer and transformer[0], controlnet) if part),
         lora=find_lora(example, options.lora_path, options.lora_weight_name, fuse, steps),
     )
@@ -115,9 +120,9 @@ def extra_arguments(text: str | None) -> dict[str, Any]:
         return {}
     try:
         extra = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"--extra-input-kwargs {text!r} is no Python dict; write it like \"{{'sigmas': None}}\"."
+            f"--extra-input-kwargs {text!r:.200} is no Python dict; write it like \"{{'sigmas': None}}\"."
         ) from error
     if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
         raise ValueError(f"--extra-input-kwargs {text!r} is no dict with names as keys, like \"{{'sigmas': None}}\".")

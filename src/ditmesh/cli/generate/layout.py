@@ -36,8 +36,8 @@ def with_file(options: Options, file: Mapping[str, Any], world: World) -> tuple[
     layout = replace(layout if own is None else own, **asked)
     if layout.dp_size > 1:
         raise ValueError(
-            f"dp_size={layout.dp_size} shares out prompts, and generate draws one result; "
-            f"use `ditmesh t2i` for many, or another axis."
+            f"dp_size={layout.dp_size} shares out prompts, and this draws one result at a time; use `ditmesh t2i` for "
+            f"many, `ditmesh serve --replicas {layout.dp_size}`, or another axis."
         )
     return layout, options.attn or kernel
 

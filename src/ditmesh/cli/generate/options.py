@@ -10,7 +10,7 @@ from ditmesh.job.quantization import WHAT
 PICTURE, INPUT, MODEL = "Picture or video", "Images that go in", "Model"
 LAYOUT, CACHE, MEMORY, MEASURE = "Layout", "Cache", "Memory and speed", "Measure and check"
 IMAGES = "A file or http(s) URL; several by commas, or the flag again."
-DEGREES = f"Degrees, as in ulysses4.tp2, or a word that shares out all ranks: {', '.join(WORDS)}."
+DEGREES = f"Degrees, as in ulysses4.tp2, auto, or a word that shares out all ranks: {', '.join(WORDS)}."
 
 Text = str | None
 Count = int | None
@@ -78,6 +78,7 @@ class Options(record("Calibrators", [*SWITCHES, *SETTINGS])):
     )
     nproc: Count = count(LAYOUT, "Ranks to start here, if --parallel leaves it open.", "--nproc N")
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
+    no_check: bool = switch(LAYOUT, "Do not warn before a run that cannot fit.", "--no-check")
     shard_weights: bool = switch(LAYOUT, "Share out weights that ranks would each hold whole.", "--shard-weights")
     parallel_text: bool = switch(
         LAYOUT, "Share the text encoders over all ranks too.", "--parallel-text, --parallel-text-encoder"

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ditmesh import ParallelismConfig
+from ditmesh.checks import check_world
 from ditmesh.cli.examples import EXAMPLES, PICTURES
-from ditmesh.cli.flags import given_flags
+from ditmesh.cli.flags import flag_of, given_flags
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
 from ditmesh.cli.t2i.optimizations import choose_optimizations
 from ditmesh.cli.t2i.options import BatchOptions
@@ -133,6 +134,13 @@ def choose_layout(options: BatchOptions, world: World, environment: Mapping[str,
         shard_weights=options.shard_weights or None,
     )
     ranks = world.ranks(options.num_gpus, "--num_gpus")
+    if options.parallel is not None:
+        named = [flag_of(options, size) for size, degree in flags.items() if degree is not None]
+        if named := [*named, *(name for name in environment if name.startswith(PREFIX))]:
+            raise ValueError(f"--parallel names all degrees, and {named[0]} one of them; use --parallel alone.")
+        layout = replace(ParallelismConfig.parse(options.parallel, ranks), **others)
+        check_world(layout, ranks or layout.world_size)
+        flags, environment = {size: asdict(layout)[size] for size in flags}, {}
     if options.backend == "diffusers":
         if any(degree not in (None, 1) for size, degree in flags.items() if size != "dp_size"):
             raise ValueError("--backend diffusers splits no picture, and a degree asks to; use --backend xdit.")

@@ -66,6 +66,10 @@ class BatchOptions(record("Degrees", DEGREES)):
     shard_weights: bool = switch(
         LAYOUT, "Share out weights that ranks would each hold whole.", "--shard_weights, --shard-weights"
     )
+    parallel: Text = option(
+        LAYOUT, "All degrees in a word, as in dp2.ulysses4; auto: those that draw most.", "--parallel LAYOUT"
+    )
+    no_check: bool = switch(LAYOUT, "Do not warn before a run that cannot fit.", "--no-check, --no_check")
     oversubscribe: bool = switch(LAYOUT, "Start more ranks than this machine bears.", "--oversubscribe")
 
     optimize: Text = option(

@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
 
+from ditmesh.cli.auto import AUTO, choose, ranks_there_are, warn_if_too_large
 from ditmesh.cli.flags import takes
 from ditmesh.cli.ranks import FAILED, check_launch, check_rank, failures, read_world, refusals
 from ditmesh.cli.t2i.job import Batch, describe_batch
@@ -35,15 +37,40 @@ def t2i(context: typer.Context, **flags: Any) -> None:
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
     with refusals(world):
+        options = with_layout(options, world)
         batch = describe_batch(options, world)
         if options.prompts_file is not None:
             # Imported here: `--help` has no use for it.
             from ditmesh.batch.files import check_file
 
             check_file(options.prompts_file)
+    if not options.no_check and world.rank == 0:
+        warn_if_too_large(batch.job)
     if batch.job.layout.world_size > 1 and not world.launched:
-        raise typer.Exit(start_ranks(batch, context.obj))
+        decided = ["--no-check"] if options.parallel is None else ["--no-check", "--parallel", options.parallel]
+        raise typer.Exit(start_ranks(batch, [*context.obj, *decided]))
     raise typer.Exit(be_a_rank(batch, world))
+
+
+def with_layout(options: BatchOptions, world: World) -> BatchOptions:
+    """The flags with the layout that was chosen, if that was left to us.
+
+    Raises:
+        ValueError: this machine or the model is unknown, or no layout fits.
+    """
+    if options.parallel != AUTO:
+        return options
+    ranks = world.ranks(options.num_gpus, "--num_gpus")
+    alone = describe_batch(replace(options, parallel=None, num_gpus=None, shard_weights=False), World())
+    layout = choose(
+        alone.job,
+        ranks_there_are(ranks, "--num_gpus"),
+        exactly=ranks is not None,
+        shard=options.shard_weights,
+        throughput=options.prompts_file is not None,
+        first=world.rank == 0,
+    )
+    return replace(options, parallel=str(layout))
 
 
 def start_ranks(batch: Batch, arguments: Sequence[str]) -> int:

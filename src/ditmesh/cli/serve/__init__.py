@@ -1,0 +1,1 @@
+"""`ditmesh serve`."""
