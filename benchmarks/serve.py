@@ -5,6 +5,7 @@
 
 Starts `ditmesh serve demo`, and asks it from so many clients at once, each for one picture after the other. Then one
 client asks alone: the overhead of a picture is what it waits, less what its rank says it took to draw and encode it.
+On a machine that others use as well, the server's processor time tells more.
 Memory is what each process holds in RAM, looked at after every twentieth of the requests; in the end the mean of the
 last tenth is set against that of the second. The plain loop is one process with the bare pipeline and as many threads
 as a rank has, before and after the server.
@@ -109,16 +110,24 @@ class Look:
                     self.seen[name].append(memory(pid))
 
 
-def overhead(url: str, steps: int, count: int) -> tuple[float, float]:
-    """Median seconds that one client waits, and of them those that are not the rank's."""
-    waits, extra = [], []
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def overhead(url: str, pid: int, steps: int, count: int) -> tuple[float, float, float]:
+    """Seconds that one client waits, of them those that are not the rank's, and the server's processor time."""
+    asked, before = [], processor(pid)
     with httpx.Client(base_url=url, timeout=None) as client:
         for seed in range(count):
-            wait, id = ask(client, steps, seed)
-            spent = client.get(f"/v1/jobs/{id}").json()["seconds"]
-            waits.append(wait)
-            extra.append(wait - sum(seconds for stage, seconds in spent.items() if stage != "queued"))
-    return statistics.median(waits), statistics.median(extra)
+            asked.append(ask(client, steps, seed))
+        spent = (processor(pid) - before) / count
+        extra = []
+        for wait, id in asked:
+            stages = client.get(f"/v1/jobs/{id}").json()["seconds"]
+            extra.append(wait - sum(seconds for stage, seconds in stages.items() if stage != "queued"))
+    return statistics.median(wait for wait, _ in asked), statistics.median(extra), spent
 
 
 def main() -> None:
@@ -137,7 +146,7 @@ def main() -> None:
         began = time.perf_counter()
         seconds = sorted(crowd(url, asked.clients, asked.requests, asked.steps, look))
         spent = time.perf_counter() - began
-        wait, extra = overhead(url, asked.steps, 100)
+        wait, extra, processing = overhead(url, process.pid, asked.steps, 100)
         process.terminate()
         process.wait()
     after = plain(asked.threads, asked.steps, 40)
@@ -145,7 +154,8 @@ def main() -> None:
     print(f"{len(seconds)} pictures of {asked.steps} steps for {asked.clients} clients on {asked.replicas} replicas:")
     print(f"  {len(seconds) / spent:.1f} a second; p50 {p50:.2f} s, p95 {p95:.2f} s, p99 {p99:.2f} s")
     print(f"  a plain loop of diffusers: {1 / before:.1f} a second before, {1 / after:.1f} after")
-    print(f"one client: {1e3 * wait:.1f} ms a picture, of which the server's are {1e3 * extra:.1f} ms")
+    print(f"one client: {1e3 * wait:.1f} ms a picture, of which {1e3 * extra:.1f} ms are not its rank's")
+    print(f"  the server had {1e3 * processing:.1f} ms of processor time a picture")
     for name, seen in look.seen.items():
         early, late = statistics.mean(seen[2:4]), statistics.mean(seen[-2:])
         print(f"memory of {name}: {early:.1f} MiB in the second tenth, {late:.1f} in the last ({late - early:+.1f})")

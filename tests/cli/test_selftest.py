@@ -10,7 +10,7 @@ import pytest
 
 from ditmesh import ParallelismConfig
 from ditmesh.cli.selftest.cases import DEMO, PIPELINES, Case, cases, layouts
-from ditmesh.cli.selftest.gangs import Outcome
+from ditmesh.cli.selftest.gangs import Outcome, _whereabouts
 from ditmesh.cli.selftest.report import Report
 from ditmesh.config import AXES
 
@@ -71,6 +71,28 @@ def test_wrong_usage_is_refused_at_once(refused, launched, monkeypatch: pytest.M
     assert "name a file that can be written" in refused("--report", "no/such/folder/x.txt", verb="selftest")[0]
     launched(0, 2)
     assert "torchrun started; run it alone" in refused(verb="selftest")[0]
+
+
+NOTE = """Timeout (0:00:15)!
+Thread 0x00007f24020fb6c0 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 982 in run
+
+Thread 0x00007f2403445b80 (most recent call first):
+  File "/a b/site-packages/torch/distributed/distributed_c10d.py", line 3 in all_reduce
+  File "/a b/src/ditmesh/runtime/collectives.py", line 5 in all_reduce
+  File "/a b/src/ditmesh/cli/selftest/tasks.py", line 7 in do
+  ...
+"""
+
+
+def test_where_a_rank_was_is_that_of_the_thread_that_works() -> None:
+    assert _whereabouts(NOTE).startswith(
+        "waited for others in torch/distributed/distributed_c10d.py:3 all_reduce < ditmesh/runtime/collectives.py:5"
+    )
+    asleep = NOTE.replace("torch/distributed/distributed_c10d.py", "driver.py").replace(
+        "runtime/collectives", "cache/a"
+    )
+    assert _whereabouts(asleep).startswith("was silent in driver.py:3 all_reduce < ditmesh/cache/a.py:5 all_reduce")
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_every_flag_and_layout_of_a_command_exists() -> None:
         assert set(re.findall(r"--[a-z0-9_-]+", line)) <= known | {"--nproc_per_node"}, line
         assert line.startswith(("| `", "torchrun")) or line.split()[1] in verbs
         for layout in re.findall(r"--parallel (\S+)", line):
-            assert layout == "LAYOUT" or ParallelismConfig.parse(layout, 8).world_size > 1
+            assert layout in ("LAYOUT", "auto") or ParallelismConfig.parse(layout, 8).world_size > 1
 
 
 def test_every_layout_in_the_text_is_spelled_right() -> None:

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generate": {"cli"},
     "__main__": {"cli"},
 }
+OF_EXTRAS = ("cli/bench/frontier.py", "cli/plan/plot.py", "replicas/ray", "serve/")  # need an extra to be imported
 NOT_ROOMS = {"py.typed", "demo_model", "__pycache__"}
 
 # The strategies do not know each other, but for these ways: patches are sequences cut in time, and a text encoder's
@@ -91,6 +92,7 @@ OF_SUPERVISOR = (
     "messages",
     "local",
     "process",
+    "rank",
 )
 LIGHT_FILES |= {f"replicas/{name}.py" for name in OF_SUPERVISOR}
 

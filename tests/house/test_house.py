@@ -22,6 +22,7 @@ from tests.house.rules import (
     MAY_NAME_CLASSES,
     MAY_TOUCH,
     NOT_ROOMS,
+    OF_EXTRAS,
     STANDARD,
     broad_excepts,
     classes_named,
@@ -110,9 +111,9 @@ def test_every_package_imported_is_declared_and_every_declared_one_is_pinned():
     undeclared = {top for top in used - STANDARD - {"ditmesh"} if not {home.lower() for home in homes[top]} & known}
     assert undeclared == set()
     assert declared | development <= pinned
-    # Nobody but who asks for it needs an extra: its imports wait, but for those of the plot.
+    # Nobody but who asks for it needs an extra: its imports wait, but for those of files that wait themselves.
     at_once = {found.target.split(".")[0] for file in SOURCES for found in imports(file, SOURCES[file])
-               if found.when_imported and file != "cli/bench/frontier.py"}  # fmt: skip
+               if found.when_imported and not file.startswith(OF_EXTRAS)}  # fmt: skip
     needed = {name.match(line).group().lower() for line in project["dependencies"]}
     assert {
         top for top in at_once - STANDARD - {"ditmesh"} if not {home.lower() for home in homes[top]} & needed

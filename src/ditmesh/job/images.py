@@ -107,7 +107,7 @@ def open_image(
     path: str,
     file: BytesIO | Path,
     mode: str,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     most_pixels: int | None = None,
 ) -> "Image.Image":
     """An image, turned upright, in the channels that the pipeline expects.

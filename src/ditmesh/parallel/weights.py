@@ -43,7 +43,7 @@ from ditmesh.upstream.quantized_shares import SharedQuantized, whole_blocks
 from ditmesh.upstream.request import Requests
 from ditmesh.upstream.saving import SHARES
 
-Gathered = Shared | SharedQuantized
+Weights = Shared | SharedQuantized
 NONE = -1  # no block
 DONE = 1 << 40  # more than any block's number
 
@@ -66,7 +66,7 @@ class Sharing:
         self._ahead = NONE
         self._blocks: list[nn.Module] = []
         self._next: list[int] = []
-        self._weights: list[list[Gathered]] = []
+        self._weights: list[list[Weights]] = []
         self._new: set[int] = set()  # blocks that have not run yet
         for model, spec in plan.models:
             for run in _runs(model, spec):
@@ -184,7 +184,7 @@ class Sharing:
                 weights.start()
             self._ahead = following
 
-    def _of(self, number: int) -> list[Gathered]:
+    def _of(self, number: int) -> list[Weights]:
         return [] if number == NONE else self._weights[number]
 
     def _following(self, number: int) -> int:
@@ -266,7 +266,7 @@ def _kept_whole(plan: Plan) -> set[int]:
 
 
 @contextmanager
-def _whole(weights: Iterable[Gathered]) -> Iterator[None]:
+def _whole(weights: Iterable[Weights]) -> Iterator[None]:
     """Have weights whole, and keep a share of what they are in the end."""
     with ExitStack() as stack:
         for one in weights:
@@ -274,7 +274,7 @@ def _whole(weights: Iterable[Gathered]) -> Iterator[None]:
         yield
 
 
-def _changing(weights: list[Gathered], apply: Callable[..., Any]) -> Callable[..., Any]:
+def _changing(weights: list[Weights], apply: Callable[..., Any]) -> Callable[..., Any]:
     """``Module.apply`` of a block, by which adapters are fused: what it does to whole weights lasts."""
 
     def call(function: Callable[[nn.Module], None]) -> Any:

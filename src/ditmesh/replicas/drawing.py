@@ -10,20 +10,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ditmesh.job.classes import check_job
 from ditmesh.job.description import Job
+from ditmesh.job.devices import check_devices, dtype_of
 from ditmesh.job.draw import NO_NUMBERS, call_pipeline, drawn_of, generators
 from ditmesh.job.film import encode_film
-from ditmesh.job.load import choose_adapters
+from ditmesh.job.load import choose_adapters, prepare
 from ditmesh.job.picture import encode
 from ditmesh.replicas.messages import Answer, Drawn, Left, NotDrawn, Ready
 from ditmesh.replicas.requests import Preview, Request, Result, Stepped
 from ditmesh.runtime.gang import Gang, RanksLost, Stopped
 from ditmesh.runtime.mesh import Axis, stops_mesh
+from ditmesh.runtime.world import World
 from ditmesh.upstream.partway import CALLBACK, Partway, no_way
 from ditmesh.upstream.request import requests_of
 from ditmesh.upstream.steps import Steps
 
 MEDIA = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".mp4": "video/mp4"}
+
+LOST = (torch.AcceleratorError, RanksLost)  # this rank, or another one, can draw no more
 
 
 class Consent:
@@ -82,7 +87,7 @@ class Easel:
             is_stopped: whether this rank was told to leave it.
 
         Raises:
-            AcceleratorError, RanksLost: this rank, or another one, can draw no other either.
+            LOST: no other can be drawn either.
         """
         self._steps.begin()
         self._steps.between = self._between(request.id, is_stopped)
@@ -96,7 +101,7 @@ class Easel:
             if self._consent is not None:
                 self._consent.end()
             return Left(request.id, self._steps.done)
-        except (torch.AcceleratorError, RanksLost):
+        except LOST:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a request makes the pipeline raise costs that one alone
             if torch.cuda.is_available():
@@ -176,6 +181,19 @@ class Easel:
         else:
             content = encode(film[0], request.suffix, facts, request.quality)
         return Result(content, MEDIA[request.suffix], facts, width, height)
+
+
+def set_up(job: Job, world: World, device: torch.device, say: Callable[[Any], None]) -> Easel:
+    """Load the job on this rank; every rank of the world must.
+
+    Raises:
+        ValueError: the devices, the pipeline or its files cannot do what it asks for.
+    """
+    check_devices(job, world.ranks_here)
+    job = check_job(job, world)
+    pipe, _ = prepare(job, dtype_of(job, device), device)
+    pipe.set_progress_bar_config(disable=True)
+    return Easel(pipe, job, world.rank == 0, say)
 
 
 def _evenly(previews: int) -> Callable[[int, int], bool]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 
+from ditmesh.replicas.rank import Rank
 from ditmesh.runtime.launch import die_with_parent
 from ditmesh.runtime.world import World
 
@@ -23,12 +24,7 @@ def main() -> None:
         job = pickle.loads(connection.recv_bytes())
     except EOFError:
         os._exit(1)  # the supervisor was gone before this process could ask to die with it
-    # Imported here: with it comes torch, which takes its time.
-    from ditmesh.replicas.rank import Rank
-    from ditmesh.runtime.store import serve_store
-
     world = World.read(os.environ)
-    store = serve_store(handles[1]) if world.size > 1 and world.rank == 0 else None
     rank = Rank(job, world, connection.send_bytes)
 
     def listen() -> None:
@@ -39,6 +35,9 @@ def main() -> None:
             os._exit(1)  # the supervisor is gone
 
     threading.Thread(target=listen, daemon=True).start()
+    from ditmesh.runtime.store import serve_store  # with it comes torch, and meanwhile the rank says that it lives
+
+    store = serve_store(handles[1]) if world.size > 1 and world.rank == 0 else None
     rank.run()
     del store
     # Not through the interpreter's shutdown: a communicator whose peers still wait can hang there.

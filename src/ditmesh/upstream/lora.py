@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.loaders.peft import PeftAdapterMixin
-from diffusers.utils import is_peft_available
+from diffusers.utils.import_utils import is_peft_available
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
