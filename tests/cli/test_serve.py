@@ -16,7 +16,7 @@ from ditmesh.cli.serve.options import OF_ONE_RESULT, ServeOptions
         ("demo --replicas 0", ["--replicas 0 is no number", "2..4"]),
         ("demo --replicas 4..2", ["write 2..4"]),
         ("demo --engine rai", ["--engine rai", "did you mean 'ray'"]),
-        ("demo --ray-address auto", ["--ray-address is for a cluster", "--engine ray"]),
+        ("demo --ray-address auto", ["--ray-address auto is for a cluster", "--engine ray"]),
         ("demo --parallel auto", ["--parallel auto", "--nproc 2"]),
         ("demo --host 0.0.0.0", ["--host 0.0.0.0 lets others ask", "--api-key KEY", "--insecure"]),
         ("demo --api-key a --api-key-file b", ["--api-key gives one and --api-key-file another"]),
