@@ -87,7 +87,7 @@ def test_gpus_are_dealt_out_and_too_few_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     engine = LocalEngine(replicas=2)
     started = list[Any]()
-    monkeypatch.setattr(local, "LocalRanks", lambda size, job, environment, tell: started.append(environment))
+    monkeypatch.setattr(local, "LocalRanks", lambda size, job, environment, *_: started.append(environment))
     engine.start(0, demo("ulysses2"), lambda rank, message: None)
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "4,5"
     with pytest.raises(NoRoom, match="2 replicas of ulysses2 need 4 GPUs, and there are 3; ask for 1 rep"):
