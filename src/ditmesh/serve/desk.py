@@ -192,8 +192,9 @@ class Desk:
         told = shown(live.order.asked.prompt[:SHOWN]) + (f" ({shown(why)})" if why else "")
         logging.getLogger("ditmesh").info("%s %s after %.2f s: %s", live.order.id, status, spent, told)
         refusal = why and Refusal(STATUS[status] if by_request else 500, f"Nothing was drawn: {why}", code=status)
-        # Nobody is to see that it is completed before its pictures are kept.
         ended = live.job.with_facts(status, finished=time.time(), seconds=live.seconds, error=why or None)
+        if status != "completed":  # which nobody is to see before its pictures are kept
+            live.job = ended
         ending = asyncio.get_running_loop().create_task(self._finish(live, ended, refusal or None))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
