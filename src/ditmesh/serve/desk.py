@@ -192,21 +192,21 @@ class Desk:
         told = shown(live.order.asked.prompt[:SHOWN]) + (f" ({shown(why)})" if why else "")
         logging.getLogger("ditmesh").info("%s %s after %.2f s: %s", live.order.id, status, spent, told)
         refusal = why and Refusal(STATUS[status] if by_request else 500, f"Nothing was drawn: {why}", code=status)
-        ended = live.job.with_facts(status, finished=time.time(), seconds=live.seconds, error=why or None)
+        live.job = live.job.with_facts(finished=time.time(), seconds=live.seconds, error=why or None)
         if status != "completed":  # which nobody is to see before its pictures are kept
-            live.job = ended
-        ending = asyncio.get_running_loop().create_task(self._finish(live, ended, refusal or None))
+            live.job = live.job.with_facts(status)
+        ending = asyncio.get_running_loop().create_task(self._finish(live, status, refusal or None))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
-    async def _finish(self, live: Live, ended: Job, refusal: Refusal | None) -> None:
+    async def _finish(self, live: Live, status: str, refusal: Refusal | None) -> None:
         try:
-            if ended.facts["origin"] != "batch":
-                ended = await self.write(self._close, live, ended)
+            if live.job.facts["origin"] != "batch":
+                await self.write(self._close, live, status)
         except (OSError, sqlite3.Error) as error:
             logging.getLogger("ditmesh").exception("%s cannot be written down", live.order.id)
             refusal = refusal or Refusal(500, f"It was drawn, and could not be kept: {error}", code="not_kept")
-        live.job = ended
+        live.job = live.job.with_facts(status)
         self.lives.pop(live.order.id, None)
         live.end(refusal)
         self._changed(live)
@@ -220,17 +220,16 @@ class Desk:
             live.job = live.job.with_facts(inputs=kept, mask=body.mask is not None)
         self.store.keep_job(live.job)
 
-    def _close(self, live: Live, ended: Job) -> Job:
-        """Write down how an order ended, and its pictures before that; the job with them."""
+    def _close(self, live: Live, status: str) -> None:
+        """Write down how an order ended, and its pictures before that."""
         kept: list[dict[str, Any]] = []
-        for part, result in live.results if ended.status == "completed" else ():
-            name = f"{ended.id}-{len(kept)}{part.request.suffix}"
-            file = self.store.keep_file(result.content, name, "result", result.media_type, ended.id)
+        for part, result in live.results if status == "completed" else ():
+            name = f"{live.job.id}-{len(kept)}{part.request.suffix}"
+            file = self.store.keep_file(result.content, name, "result", result.media_type, live.job.id)
             size = {"width": result.width, "height": result.height}
             kept.append({"file": file.id, "media_type": result.media_type, **size, "seed": part.request.seeds[0]})
-        ended = ended.with_facts(results=kept) if kept else ended
-        self.store.keep_job(ended)
-        return ended
+        live.job = live.job.with_facts(status, **({"results": kept} if kept else {}))
+        self.store.keep_job(live.job)
 
     def _changed(self, live: Live | None) -> None:
         for watcher in self.watchers:
