@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from ditmesh.cli.generate.options import Options
-from ditmesh.cli.serve.job import describe_service, read_replicas
+from ditmesh.cli.serve.job import describe_service
 from ditmesh.cli.serve.options import OF_ONE_RESULT, ServeOptions
+from ditmesh.replicas.engines import read_replicas
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ("nothing_of_the_kind", ["'nothing_of_the_kind' is no example, folder or hub id"]),
-        ("demo --replicas 0", ["--replicas 0 is no number", "2..4"]),
-        ("demo --replicas 4..2", ["write 2..4"]),
+        ("demo --replicas 0", ["--replicas 0 is no range", "2..8"]),
+        ("demo --replicas 4..2", ["--replicas 4..2 is no range"]),
         ("demo --engine rai", ["--engine rai", "did you mean 'ray'"]),
         ("demo --ray-address auto", ["--ray-address auto is for a cluster", "--engine ray"]),
         ("demo --parallel auto", ["--parallel auto", "--nproc 2"]),

@@ -1,5 +1,6 @@
 """The engines by the names that `--engine` knows; this is the one place that knows them."""
 
+import re
 from importlib.util import find_spec
 
 from ditmesh.config import suggest
@@ -7,6 +8,20 @@ from ditmesh.replicas.engine import Engine
 from ditmesh.replicas.local import LocalEngine, Written
 
 ENGINES = ("local", "ray")
+RANGE = re.compile(r"([1-9][0-9]{0,3})(?:\.\.([1-9][0-9]{0,3}))?")
+
+
+def read_replicas(text: str) -> range:
+    """How many replicas there may be, from 2 or 2..8.
+
+    Raises:
+        ValueError: it is neither a number nor a range.
+    """
+    found = RANGE.fullmatch(text)
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if least > most:
+        raise ValueError(f"--replicas {text} is no range; write it like 2..8, or 4.")
+    return range(least, most + 1)
 
 
 def check_engine(name: str, address: str | None = None) -> None:

@@ -1,6 +1,5 @@
 """Turn the flags of `ditmesh serve` into a job, settings and a number of replicas, before anything is loaded."""
 
-import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,11 +14,9 @@ from ditmesh.job.checks import check_place
 from ditmesh.job.description import Job
 from ditmesh.job.example import Example
 from ditmesh.job.facts import HUB_ID, read_pipeline
-from ditmesh.replicas.engines import check_engine
+from ditmesh.replicas.engines import check_engine, read_replicas
 from ditmesh.runtime.world import World
 from ditmesh.serve.settings import MIB, Settings, check_settings, find_loras
-
-REPLICAS = re.compile(r"([1-9]\d{0,3})(?:\.\.([1-9]\d{0,3}))?")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def describe_service(options: ServeOptions) -> Service:
         ValueError: something asked for cannot be done; the message says what, why, and what would work.
     """
     check_engine(options.engine, options.ray_address)
-    replicas = read_replicas(options.replicas)
+    replicas = read_replicas(options.replicas or "1")
     settings = settings_of(options)
     example, model = find_model(options.model)
     given = asdict(options)
@@ -93,21 +90,6 @@ def read_key(key: str | None, file: Path | None) -> str | None:
         return file.expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--api-key-file {file} cannot be read: {error}") from error
-
-
-def read_replicas(text: str | None) -> range:
-    """How many replicas there may be.
-
-    Raises:
-        ValueError: it is neither a number nor two.
-    """
-    found = REPLICAS.fullmatch(text or "1")
-    if found is None:
-        raise ValueError(f"--replicas {text} is no number; write 2, or 2..4 for two at least and four at most.")
-    least, most = int(found[1]), int(found[2] or found[1])
-    if least > most:
-        raise ValueError(f"--replicas {text}: the first number is the smaller one; write {most}..{least}.")
-    return range(least, most + 1)
 
 
 def name_of(model: str) -> str:

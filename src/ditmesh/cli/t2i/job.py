@@ -1,7 +1,6 @@
 """Turn the flags of `ditmesh t2i` into a checked job, before torch is imported and before any weight is read."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from ditmesh.job.facts import PipelineFacts, read_pipeline
 from ditmesh.job.numbers import check_numbers
 from ditmesh.job.quantization import find_quantization
 from ditmesh.job.weights import find_lora
+from ditmesh.replicas.engines import read_replicas
 from ditmesh.runtime.world import World
 
-RANGE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 BACKENDS = ("xdit", "diffusers")
 DTYPES = ("bfloat16", "float16", "float32")
 OFFLOADS = {"model": "cpu_offload", "sequential": "sequential_cpu_offload", "block_level": "group_offload"}
@@ -169,11 +168,7 @@ def choose_replicas(options: BatchOptions, layout: ParallelismConfig) -> range:
         return range(layout.dp_size, layout.dp_size + 1)
     if layout.dp_size > 1:
         raise ValueError(f"--replicas {options.replicas} and a layout of {layout.dp_size} replicas; use one of them.")
-    found = RANGE.fullmatch(options.replicas)
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= low <= high:
-        raise ValueError(f"--replicas {options.replicas} is no range; write it like 2..8, or 4.")
-    return range(low, high + 1)
+    return read_replicas(options.replicas)
 
 
 def choose_model(name: str, environment: Mapping[str, str]) -> tuple[Example | None, str]:
