@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import ditmesh.cli.plan.job as plan
+import ditmesh.cli.serve.job as serve
+from ditmesh.cli.examples import EXAMPLES
 from ditmesh.cli.generate.job import describe_job
 from ditmesh.cli.generate.options import Options
 from ditmesh.cli.t2i.job import describe_batch
@@ -15,8 +18,10 @@ from ditmesh.cli.t2i.options import BatchOptions
 from ditmesh.job.description import Flags
 from ditmesh.runtime.world import World
 from tests.cli.conftest import save_index
+from tests.tiny import tiny_path
 
 pytestmark = pytest.mark.slow
+DEMO = Path(serve.__file__).parents[2] / "demo_model"
 
 
 @pytest.fixture
@@ -139,3 +144,13 @@ def test_bench_says_what_to_install_before_anything_else(monkeypatch, capsys):
         main(["bench", "nothing", "--cache-sweep"])
     assert end.value.code == 2
     assert "run: pip install matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("example", "size"), [("flux", 1024), ("demo", 128)])
+def test_a_folder_is_called_alike_by_every_verb(example, size, tmp_path):
+    folder = DEMO if example == "demo" else tiny_path(example, tmp_path)
+    served, _ = serve.find_model(str(folder))
+    planned, _ = plan.find_model(str(folder))
+    drawn = describe_batch(BatchOptions(model_name=str(folder), prompt="x"), World(), {}).job.example
+    for one in (served, planned, drawn):
+        assert (one.height, one.steps, one.call) == (size, EXAMPLES[example].steps, EXAMPLES[example].call)

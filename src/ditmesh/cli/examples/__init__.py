@@ -58,6 +58,20 @@ def find_example(name: str) -> Example:
     return EXAMPLES[name]
 
 
+def example_of(pipeline: str, model: str) -> Example | None:
+    """The example that says how a saved pipeline of this class is called; None if there is none.
+
+    That of the very model goes first; then those of models that do not ship, and that load no LoRA weights.
+    """
+    folder = Path(model).expanduser().absolute()
+    found = [example for example in EXAMPLES.values() if pipeline in (example.pipeline, *example.saved_as)]
+    return min(
+        found,
+        key=lambda example: (Path(example.model) != folder, example.folder_variable is None, example.lora is not None),
+        default=None,
+    )
+
+
 def for_pipeline(example: Example, pipeline: str) -> Example:
     """The example on a saved pipeline of this class: its prompt, size and steps, with the arguments that class takes.
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ditmesh.cli.examples import EXAMPLES, find_example, for_pipeline
+from ditmesh.cli.examples import EXAMPLES, example_of, find_example, for_pipeline
 from ditmesh.cli.plan.options import PlanOptions
 from ditmesh.config import ParallelismConfig
 from ditmesh.job.caching import choose_cache
@@ -75,7 +75,7 @@ def find_model(name: str) -> tuple[Example, str]:
         if known is not None:
             return known, name
         facts = read_pipeline(configs_of(name), flag="MODEL")
-        found = example_of(facts.class_name)
+        found = example_of(facts.class_name, name)
         if found is None:
             known_classes = ", ".join(dict.fromkeys(example.pipeline for example in EXAMPLES.values()))
             raise ValueError(
@@ -85,12 +85,6 @@ def find_model(name: str) -> tuple[Example, str]:
         return replace(found, name=folder.name, model=name), name
     example = find_example(name)
     return example, os.environ.get(example.folder_variable or "") or example.model
-
-
-def example_of(pipeline: str) -> Example | None:
-    """The example that calls such a pipeline; one of a model that is elsewhere goes before the one that ships."""
-    found = [example for example in EXAMPLES.values() if example.pipeline == pipeline]
-    return min(found, key=lambda example: example.folder_variable is None, default=None)
 
 
 def plan_call(options: PlanOptions, example: Example) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ditmesh.cli.examples import EXAMPLES
-from ditmesh.cli.plan.job import example_of
+from ditmesh.cli.examples import EXAMPLES, example_of
 from ditmesh.cli.plan.options import PlanOptions
 from ditmesh.job.description import Job
 from ditmesh.planner.peaks import gib
@@ -144,7 +143,7 @@ def example_flags(job: Job, asked: str) -> list[str]:
     """What `generate` is to draw with."""
     if asked in EXAMPLES:
         return [asked]
-    named = example_of(job.example.pipeline)
+    named = example_of(job.example.pipeline, asked)
     assert named is not None
     return [named.name, "--model-path", shlex.quote(asked)]
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ditmesh.cli.auto import AUTO, ranks_there_are
-from ditmesh.cli.examples import EXAMPLES
+from ditmesh.cli.examples import EXAMPLES, example_of
 from ditmesh.cli.generate.job import describe_model
 from ditmesh.cli.generate.options import Options
 from ditmesh.cli.generate.verb import with_layout
@@ -110,9 +110,8 @@ def find_model(name: str) -> tuple[Example, str | None]:
     if not Path(name).expanduser().is_dir() and not HUB_ID.fullmatch(name):
         raise ValueError(f"{name!r} is no example, folder or hub id; {suggest(name, EXAMPLES)}")
     kind = read_pipeline(name, flag="MODEL").class_name
-    for example in sorted(EXAMPLES.values(), key=lambda example: example.lora is not None):
-        if kind in (example.pipeline, *example.saved_as):
-            return replace(example, lora=None), name
+    if (example := example_of(kind, name)) is not None:
+        return replace(example, lora=None), name
     known = ", ".join(dict.fromkeys(example.pipeline for example in EXAMPLES.values()))
     raise ValueError(f"{name} is a {kind}, which no example calls; use one of {known}.")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ditmesh import ParallelismConfig
 from ditmesh.checks import check_world
-from ditmesh.cli.examples import EXAMPLES, PICTURES
+from ditmesh.cli.examples import PICTURES, example_of
 from ditmesh.cli.flags import flag_of, given_flags
 from ditmesh.cli.generate.job import extra_arguments
 from ditmesh.cli.t2i.degrees import DEBUG, PREFIX, choose_degrees, is_on
@@ -200,12 +200,9 @@ def choose_example(named: Example | None, model: str, facts: PipelineFacts) -> E
     if named is not None and facts.class_name in (named.pipeline, *named.saved_as):
         found = named
     else:
-        of_class = [example for example in EXAMPLES.values() if example.pipeline == facts.class_name]
-        own = [example for example in of_class if Path(example.model) == Path(model).absolute()]
-        others = [example for example in of_class if example.folder_variable is not None]
-        if not of_class:
+        found = example_of(facts.class_name, model)
+        if found is None:
             return Example(Path(model).name, facts.class_name, model, "", steps=None, height=None, width=None)
-        found = (own or others or of_class)[0]
     if found.input:
         raise ValueError(f"{model} is a {facts.class_name}, which needs an image; use `ditmesh generate {found.name}`.")
     if found.frames:
